@@ -1,0 +1,101 @@
+"""The command line: finds commands by file name, imports only the one asked for, and turns every error into one line.
+
+This is the only place where an exception becomes a message and an exit code.
+"""
+
+import os
+import signal
+import sys
+from typing import Any, NoReturn
+
+from dlkit.core import console
+from dlkit.core.errors import DlkitError, ExitCode
+
+
+class Terminated(BaseException):
+    """SIGTERM, as an exception, so that `finally` blocks run. A BaseException: no `except Exception` may swallow it."""
+
+
+def main() -> NoReturn:
+    """Run the command line in `sys.argv` and exit."""
+    signal.signal(signal.SIGTERM, _terminate)
+    code = run(sys.argv[1:])
+    _flush_or_discard()
+    sys.exit(int(code))
+
+
+def run(argv: list[str]) -> int:
+    """Run one command line; return its exit code. stdout and stderr are the process's own."""
+    as_json = _wants_json(argv)
+    try:
+        from dlkit.app import invoke
+
+        code = invoke(argv)
+        sys.stdout.flush()
+        return code
+    except DlkitError as failure:
+        console.error(failure, as_json)
+        return failure.code
+    except KeyboardInterrupt:
+        console.error(DlkitError("interrupted", code=ExitCode.INTERRUPTED), as_json)
+        return ExitCode.INTERRUPTED
+    except Terminated:
+        console.error(DlkitError("terminated", code=ExitCode.TERMINATED), as_json)
+        return ExitCode.TERMINATED
+    except BrokenPipeError:
+        return ExitCode.BROKEN_PIPE
+    except Exception as failure:  # noqa: BLE001  the one boundary
+        if os.environ.get("DLKIT_TRACEBACK"):
+            raise
+        known = _translate(failure)
+        console.error(known, as_json)
+        return known.code
+
+
+def _wants_json(argv: list[str]) -> bool:
+    """Whether the answer was asked for as JSON: known before parsing, because parsing itself can fail."""
+    words = argv[: argv.index("--")] if "--" in argv else argv
+    pairs = zip(words, words[1:], strict=False)
+    return "--json" in words or "--format=json" in words or ("--format", "json") in pairs
+
+
+def _translate(failure: Exception) -> DlkitError:
+    """A foreign exception as the error a user can read."""
+    from typer import TyperException
+
+    if isinstance(failure, TyperException):
+        return _usage(failure)
+    if isinstance(failure, FileNotFoundError | IsADirectoryError | PermissionError) and failure.filename:
+        return DlkitError(f"{failure.filename}: {failure.strerror}", code=ExitCode.NO_INPUT)
+    if isinstance(failure, OSError):
+        where = f"{failure.filename}: " if failure.filename else ""
+        return DlkitError(f"{where}{failure.strerror or failure}", code=ExitCode.IO_ERROR)
+    if isinstance(failure, MemoryError):
+        return DlkitError("out of memory", "use a smaller batch or less data", ExitCode.INTERNAL)
+    name = type(failure).__name__
+    return DlkitError(
+        f"internal error: {name}: {' '.join(str(failure).split()) or 'no message'}",
+        "this is a bug in dlkit; run again with DLKIT_TRACEBACK=1 to see where",
+        ExitCode.INTERNAL,
+    )
+
+
+def _usage(failure: Any) -> DlkitError:
+    """Typer's own complaint (unknown option, bad value) in our form, with the help that would show what is right."""
+    context = getattr(failure, "ctx", None)
+    path = context.command_path if context else "dlkit"
+    message = " ".join(failure.format_message().split()) or "no command given"
+    return DlkitError(message[:1].lower() + message[1:].rstrip("."), f"see '{path} --help'")
+
+
+def _flush_or_discard() -> None:
+    """Leave nothing for the interpreter to flush at exit, where a closed pipe or full disk would print a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def _terminate(signum: int, frame: object) -> NoReturn:
+    raise Terminated

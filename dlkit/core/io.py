@@ -1,0 +1,63 @@
+"""Files as every command reads and writes them: `-` is stdin; what is written is whole or not there at all."""
+
+import contextlib
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+from dlkit.core.errors import DlkitError, ExitCode, bad_data, nearest
+
+
+def read_text(source: str) -> str:
+    """The UTF-8 text of a file, or of stdin for `-`. Missing or unreadable: exit code 66; not UTF-8: 65."""
+    try:
+        data = sys.stdin.buffer.read() if source == "-" else Path(source).read_bytes()
+    except OSError as failure:
+        raise missing(source, failure) from None
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as failure:
+        line = data.count(b"\n", 0, failure.start) + 1
+        raise bad_data(f"{source}: line {line} is not UTF-8 text (byte 0x{data[failure.start]:02x})") from None
+
+
+def missing(source: str, failure: OSError) -> DlkitError:
+    """The error for an input that cannot be opened, with the nearest names beside it."""
+    path = Path(source)
+    hint = None
+    if isinstance(failure, FileNotFoundError) and path.parent.is_dir():
+        # A folder with a million files must not make an error slow.
+        beside = [entry.name for _, entry in zip(range(1000), path.parent.iterdir(), strict=False)]
+        near = nearest(path.name, beside)
+        hint = near if near.startswith("did you mean") else None
+    reason = (failure.strerror or str(failure)).lower()
+    return DlkitError(f"{source}: {reason}", hint, ExitCode.NO_INPUT)
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Replace `path` by `data` so that a crash at any moment leaves the old file or the new one, never a part of one."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as out:
+            out.write(data)
+            out.flush()
+            os.fsync(out.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+        raise
+    sync_directory(path.parent)
+
+
+def sync_directory(path: Path) -> None:
+    """Make the names in a directory durable (POSIX: a rename is, once its directory is synced)."""
+    if os.name != "posix":
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

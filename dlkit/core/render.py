@@ -1,0 +1,187 @@
+"""Result -> table, tsv, csv, json, jsonl. The only place where a result becomes text, and the only writer of stdout."""
+
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal
+
+from dlkit.core import console, units
+from dlkit.core.result import Column, Result, Row
+
+Format = Literal["table", "tsv", "csv", "json", "jsonl"]
+
+
+def write(result: Result, command: str, version: str, fmt: Format | None, quiet: bool) -> None:
+    """Write `result` to stdout, whole or, where it streams, row by row. OSErrors (closed pipe, full disk) pass through.
+
+    `fmt` None is the table on a terminal and TSV in a pipe.
+    """
+    terminal = sys.stdout.isatty()
+    if quiet:
+        _drain(result.rows)
+        _put(exact(result.summary[result.headline]))
+    elif result.text is not None and fmt is None:
+        _put(result.text.rstrip("\n"))
+    elif result.bare and fmt is None and not terminal:
+        _drain(result.rows)
+        _put(exact(result.summary[result.headline]))
+    else:
+        _WRITERS[fmt or ("table" if terminal else "tsv")](result, command, version)
+    sys.stdout.flush()
+    for text in result.notes:
+        console.note(text)
+
+
+def _drain(rows: Iterable[Row]) -> None:
+    for _ in rows:
+        pass
+
+
+def _put(text: str, flush: bool = False) -> None:
+    sys.stdout.write(text + "\n")
+    if flush:
+        sys.stdout.flush()
+
+
+def exact(value: Any) -> str:
+    """A value in full precision as one machine-readable cell: lists join by x, None is empty, booleans in lower case."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, (list, tuple)):
+        return "x".join(exact(v) for v in value)
+    return repr(value) if isinstance(value, float) else str(value)
+
+
+def human(value: Any, kind: str) -> str:
+    """A value as a person reads it on a terminal; foreign text is made safe."""
+    if value is None:
+        return "–"
+    if isinstance(value, (list, tuple)):
+        sign = " " if kind == "text" else "×"
+        return sign.join(human(v, kind) for v in value) or "–"
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return console.safe(exact(value))
+    if kind == "si":
+        return units.si(value)
+    if kind == "seconds":
+        return units.seconds(value)
+    if kind == "share":
+        return f"{100 * value:.2f} %"
+    return f"{value:,}" if isinstance(value, int) and kind != "shape" else units.significant(value, 5)
+
+
+# --- one writer a format ---------------------------------------------------------------------------------------------
+
+
+def _json(result: Result, command: str, version: str) -> None:
+    import json
+
+    rows = [_plain(dict(row)) for row in result.rows]
+    body = {"command": command, "version": version, "ok": result.ok, "summary": _plain(result.summary), "rows": rows}
+    _put(json.dumps(body, ensure_ascii=False, allow_nan=False))
+
+
+def _jsonl(result: Result, command: str, version: str) -> None:
+    import json
+
+    for row in result.rows:
+        _put(json.dumps(_plain(dict(row)), ensure_ascii=False, allow_nan=False), result.streams)
+
+
+def _plain(value: Any) -> Any:
+    """JSON has no NaN and no infinity: a number that is not there is null."""
+    if isinstance(value, float):
+        return value if abs(value) < float("inf") else None
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    return [_plain(v) for v in value] if isinstance(value, (list, tuple)) else value
+
+
+_TSV_ESCAPES = str.maketrans({"\t": "\\t", "\n": "\\n", "\r": "\\r", "\\": "\\\\"})
+
+
+def _tsv(result: Result, command: str, version: str) -> None:
+    _put("\t".join(c.name for c in result.columns), result.streams)
+    for row in result.rows:
+        _put("\t".join(exact(row.get(c.name)).translate(_TSV_ESCAPES) for c in result.columns), result.streams)
+
+
+def _csv(result: Result, command: str, version: str) -> None:
+    import csv
+
+    out = csv.writer(sys.stdout, lineterminator="\n")
+    out.writerow([c.name for c in result.columns])
+    for row in result.rows:
+        out.writerow([exact(row.get(c.name)) for c in result.columns])
+        if result.streams:
+            sys.stdout.flush()
+
+
+def _table(result: Result, command: str, version: str) -> None:
+    from rich.console import Console
+    from rich.text import Text
+
+    # A table that is piped on purpose is for reading, not for folding: give it all the width it wants.
+    width = None if sys.stdout.isatty() else 10_000
+    # Made anew for each print: while a progress bar is up, sys.stdout is what draws above it.
+    screen = lambda: Console(width=width, highlight=False, soft_wrap=False)  # noqa: E731
+    if result.title:
+        screen().print(Text(console.safe(result.title), style="bold"))
+    if result.streams:
+        _stream_table(result, screen)
+    else:
+        screen().print(_grid(result.columns, [_cells(result.columns, row) for row in result.rows]))
+    if result.facts:
+        screen().print(_facts(result), soft_wrap=True)
+    if result.drawing:
+        _put(result.drawing(min(screen().width, 100)))
+
+
+def _cells(columns: Sequence[Column], row: Row) -> list[str]:
+    return [human(row.get(c.name), c.kind) for c in columns]
+
+
+def _stream_table(result: Result, screen: Any) -> None:
+    widths = [max(c.width, len(c.heading)) for c in result.columns]
+    screen().print(_grid(result.columns, [], widths))
+    for row in result.rows:
+        screen().print(_grid(result.columns, [_cells(result.columns, row)], widths, header=False))
+        sys.stdout.flush()
+
+
+def _grid(columns: Sequence[Column], rows: list[list[str]], widths: list[int] | None = None, header: bool = True) -> Any:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD if header else None, show_header=header, pad_edge=True, show_edge=False)
+    if not header:
+        table.padding = (0, 1)
+    for i, column in enumerate(columns):
+        numeric = column.kind not in ("text", "shape")
+        table.add_column(
+            Text(console.safe(column.heading)),
+            justify="right" if numeric else "left",
+            min_width=widths[i] if widths else None,
+            no_wrap=numeric,
+            overflow="fold",
+        )
+    for cells in rows:
+        table.add_row(*(Text(cell) for cell in cells))
+    return table
+
+
+def _facts(result: Result) -> Any:
+    from rich.text import Text
+
+    parts = Text()
+    for fact in result.facts:
+        value = result.summary.get(fact.name)
+        if value is None:
+            continue
+        parts.append("  ·  " if parts else " ").append(f"{fact.heading} ", style="dim").append(human(value, fact.kind))
+    return parts
+
+
+_WRITERS = {"table": _table, "tsv": _tsv, "csv": _csv, "json": _json, "jsonl": _jsonl}

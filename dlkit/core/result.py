@@ -1,0 +1,54 @@
+"""What every command returns: columns, rows and a summary. Nothing here prints."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Row = Mapping[str, Any]
+Kind = Literal["text", "int", "float", "si", "seconds", "shape", "share"]
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column of rows, or one fact of a summary: its key in JSON, its heading, and how a person reads its values.
+
+    `width` matters only where rows stream, because later values are not known when the first line is drawn.
+    """
+
+    name: str
+    kind: Kind = "text"
+    title: str | None = None
+    width: int = 9
+
+    @property
+    def heading(self) -> str:
+        return self.title or self.name.replace("_", " ")
+
+
+@dataclass(slots=True)
+class Result:
+    """The answer of a command.
+
+    rows      any iterable; a generator streams, and may fill `summary` in while it runs.
+    headline  the key of `summary` that `-q` prints alone.
+    facts     the entries of `summary` that a terminal shows under the table.
+    bare      in a pipe, without a format asked for, print the headline alone (the answer is one value).
+    streams   rows come slowly: each is written, and flushed, as it comes.
+    ok        False is the answer "no": exit code 1. Read after the rows are consumed.
+    drawing   text for a terminal under the table, drawn for a width in columns.
+    notes     lines for stderr after the result; where to go next.
+    text      a plain text that is the answer where it is not a table (a network's source).
+    """
+
+    columns: Sequence[Column]
+    rows: Iterable[Row]
+    summary: dict[str, Any]
+    headline: str
+    facts: Sequence[Column] = ()
+    title: str | None = None
+    bare: bool = False
+    streams: bool = False
+    ok: bool = True
+    drawing: Callable[[int], str] | None = None
+    notes: list[str] = field(default_factory=list)
+    text: str | None = None
