@@ -3,9 +3,27 @@
 Examples:
   dlkit models
   dlkit models resnet50
-  dlkit models resnet50 > my.dlk && dlkit convshape @my.dlk
-"""
-from dlkit.core.result import Column, Result
+  dlkit models resnet50:classes=10 > my.dlk && dlkit convshape @my.dlk
 
-def command() -> Result:
-    return Result([Column("name"),Column("n","int")],[{"name":"a[/]\x1b[31m","n":1234567}],{"n":1},"n", facts=[Column("n","si")])
+What is printed is the very text that the name stands for: copy it and change it.
+"""
+
+from typing import Annotated
+
+import typer
+
+from dlkit.core import catalogue
+from dlkit.core.result import Result
+
+
+def command(
+    name: Annotated[
+        str | None,
+        typer.Argument(
+            help="The network to print, with options as in resnet50:classes=10; none lists them all.",
+            show_default=False,
+            autocompletion=catalogue.names,
+        ),
+    ] = None,
+) -> Result:
+    return catalogue.source(name) if name else catalogue.listing()
