@@ -1,0 +1,203 @@
+"""Receptive fields, exactly, one axis at a time.
+
+The field of a layer on one axis says which input positions an output position can see. It is periodic:
+with period P and jump J, output q·P + r sees the interval [q·J + lo[r], q·J + hi[r]], for every integer q
+(borders are not clipped). Ordinary nets have P = 1, and then J is the effective stride, hi − lo + 1 the
+receptive field and −lo the effective padding (Araujo, Norris and Sim, Distill 2019). Transposed convolutions
+and resizing have P > 1: the field depends on the position. A phase that no input reaches has lo = hi = None.
+"""
+
+from collections.abc import Callable, Iterable
+from math import gcd, lcm
+from typing import Final, NamedTuple
+
+WHOLE: Final = "whole"  # sees the whole input: after global pooling, or a linear layer on a map
+POINTWISE: Final = "pointwise"  # sees what its input sees, position by position
+PERIOD_LIMIT = 4096
+
+
+class Field(NamedTuple):
+    """The periodic interval map of one axis, in input positions."""
+
+    period: int
+    jump: int
+    lo: tuple[int | None, ...]
+    hi: tuple[int | None, ...]
+
+    def interval(self, o: int) -> tuple[int, int] | None:
+        """The first and last input position that output position `o` sees; None where it sees none."""
+        q, r = divmod(o, self.period)
+        lo, hi = self.lo[r], self.hi[r]
+        return None if lo is None or hi is None else (lo + q * self.jump, hi + q * self.jump)
+
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """The smallest and the largest receptive field over the phases."""
+        spans = [
+            0 if lo is None or hi is None else hi - lo + 1 for lo, hi in zip(self.lo, self.hi, strict=True)
+        ]
+        return min(spans), max(spans)
+
+    @property
+    def size(self) -> int:
+        """The receptive field: the largest over the phases."""
+        return self.sizes[1]
+
+    @property
+    def stride(self) -> int | float:
+        """Input positions per output position (the product of strides; 0.5 after an upsampling by 2)."""
+        whole, rest = divmod(self.jump, self.period)
+        return self.jump / self.period if rest else whole
+
+    @property
+    def padding(self) -> int:
+        """Effective padding: how far output 0 reaches before the input's first position."""
+        return next((-lo for lo in self.lo if lo is not None), 0)
+
+
+INPUT = Field(1, 1, (0,), (0,))
+
+
+class Taps(NamedTuple):
+    """What a layer reads on one axis: output q·period + r reads its input at q·jump + i, i in at(r)."""
+
+    period: int
+    jump: int
+    at: Callable[[int], range]
+
+
+Reads = tuple[Taps, ...] | str  # one for each axis, or POINTWISE, or WHOLE
+Reach = tuple[Field, ...] | str | None  # one for each axis, or WHOLE, or None where it is not defined
+
+
+class Verdict(NamedTuple):
+    """The receptive field after a layer, and why it is undefined where it is."""
+
+    reach: Reach
+    reason: str = ""
+
+
+def window(kernel: int, stride: int, dilation: int, before: int) -> Taps:
+    """A sliding window with `before` positions of padding at the start."""
+    reads = range(-before, dilation * (kernel - 1) - before + 1, dilation)
+    return Taps(1, stride, lambda r: reads)
+
+
+def transposed(kernel: int, stride: int, dilation: int, padding: int) -> Taps:
+    """Transposed convolution: output o has tap t from input (o + padding − dilation·t)/stride, if whole."""
+    common = gcd(stride, dilation)
+
+    def at(r: int) -> range:
+        every = stride // common
+        first = next(
+            (t for t in range(min(every, kernel)) if (r + padding - dilation * t) % stride == 0), None
+        )
+        if first is None:
+            return range(0)
+        last = first + (kernel - 1 - first) // every * every
+        low, high = ((r + padding - dilation * t) // stride for t in (last, first))
+        return range(low, high + 1, dilation // common)
+
+    return Taps(stride, 1, at)
+
+
+def resized(size: int, new: int, source: Callable[[int], range]) -> Taps:
+    """A layer that maps `size` positions onto `new` evenly; `source` gives what an output reads."""
+    common = gcd(size, new)
+    return Taps(new // common, size // common, source)
+
+
+def _too_long(period: int) -> Verdict:
+    return Verdict(None, f"the pattern of positions repeats only after {period}")
+
+
+def _seen(field: Field, reads: range) -> tuple[int | None, int | None]:
+    """The hull of the intervals that `field` gives for the positions in `reads`."""
+    period = field.period
+    # The field moves on by `jump` with each period, so that only the first and the last one can be extreme.
+    ends = [*reads[:period], *reads[-period:]] if len(reads) > 2 * period else reads
+    seen = [interval for interval in map(field.interval, ends) if interval is not None]
+    return (min(lo for lo, _ in seen), max(hi for _, hi in seen)) if seen else (None, None)
+
+
+def _reduced(field: Field) -> Field:
+    """The same map with the smallest period."""
+    period, jump, lo, hi = field
+    for part in range(1, period):
+        if period % part or jump * part % period:
+            continue
+        step = jump * part // period
+        shifted = Field(part, step, lo[:part], hi[:part])
+        if all(shifted.interval(r) == field.interval(r) for r in range(period)):
+            return shifted
+    return field
+
+
+def _compose(field: Field, taps: Taps) -> Field | int:
+    """The field after a layer that reads `taps` of a map with `field`; its period alone if too long."""
+    if field.period == taps.period == 1:
+        lo, hi = field.lo[0], field.hi[0]
+        reads = taps.at(0)
+        if lo is not None and hi is not None and reads:
+            jump = field.jump
+            return Field(1, jump * taps.jump, (lo + reads[0] * jump,), (hi + reads[-1] * jump,))
+    turns = field.period // gcd(field.period, taps.jump)
+    period = taps.period * turns
+    if period > PERIOD_LIMIT:
+        return period
+    seen = []
+    for o in range(period):
+        q, r = divmod(o, taps.period)
+        reads, shift = taps.at(r), q * taps.jump
+        seen.append(_seen(field, range(reads.start + shift, reads.stop + shift, reads.step)))
+    jump = field.jump * turns * taps.jump // field.period
+    return _reduced(Field(period, jump, tuple(lo for lo, _ in seen), tuple(hi for _, hi in seen)))
+
+
+def advance(before: Verdict, reads: Reads) -> Verdict:
+    """The receptive field after a layer that reads `reads` of its input, whose field is `before`."""
+    if before.reach == WHOLE or reads == WHOLE:
+        return Verdict(WHOLE)
+    if reads == POINTWISE or isinstance(reads, str) or not isinstance(before.reach, tuple):
+        return before
+    axes = []
+    for field, taps in zip(before.reach, reads, strict=True):
+        after = _compose(field, taps)
+        if isinstance(after, int):
+            return _too_long(after)
+        axes.append(after)
+    return Verdict(tuple(axes))
+
+
+def unite(branches: list[Verdict]) -> Verdict:
+    """The receptive field where branches join: the union, axis by axis, if their strides agree."""
+    first = branches[0]
+    if all(branch.reach == first.reach for branch in branches):
+        return first
+    if any(branch.reach == WHOLE for branch in branches):
+        return Verdict(WHOLE)
+    undefined = next((branch for branch in branches if branch.reach is None), None)
+    if undefined is not None:
+        return undefined
+    axes = []
+    for fields in zip(*(branch.reach for branch in branches if isinstance(branch.reach, tuple)), strict=True):
+        strides = sorted({field.stride for field in fields})
+        period = lcm(*(field.period for field in fields))
+        if len(strides) > 1:
+            return Verdict(None, f"branches with strides {' and '.join(map(str, strides))} join")
+        if period > PERIOD_LIMIT:
+            return _too_long(period)
+        axes.append(_union(fields, period))
+    return Verdict(tuple(axes))
+
+
+def _union(fields: Iterable[Field], period: int) -> Field:
+    fields = tuple(fields)
+    jump = fields[0].jump * period // fields[0].period
+    seen = []
+    for o in range(period):
+        intervals = [interval for interval in (field.interval(o) for field in fields) if interval is not None]
+        seen.append(
+            (min(i[0] for i in intervals), max(i[1] for i in intervals)) if intervals else (None, None)
+        )
+    return _reduced(Field(period, jump, tuple(lo for lo, _ in seen), tuple(hi for _, hi in seen)))

@@ -1,0 +1,196 @@
+"""The graph of a network, and the one walk over it: shapes, parameters, MACs, receptive fields."""
+
+from math import prod
+from typing import NamedTuple, NoReturn
+
+from dlkit.core.errors import DlkitError
+from dlkit.core.field import INPUT, Reach, Verdict, advance, unite
+from dlkit.core.layers import Join, Layer, Shape, show
+
+SOURCE = -1  # the graph's input, where a node's inputs name it
+
+
+class Node(NamedTuple):
+    """One layer of a graph: its name (conv1), the layer, the nodes it reads, and its place in the text."""
+
+    name: str
+    layer: Layer
+    inputs: tuple[int, ...]
+    position: int = -1
+    length: int = 1
+
+
+class Graph:
+    """Layers in topological order, the index of the output, and the text they were read from."""
+
+    __slots__ = ("nodes", "output", "source")
+
+    def __init__(self, nodes: list[Node], output: int, source: str = "") -> None:
+        self.nodes = nodes
+        self.output = output
+        self.source = source
+
+    def __len__(self) -> int:
+        return len(self.nodes)
+
+    def __eq__(self, other: object) -> bool:
+        """Same layers, same edges; where they stood in a text does not matter."""
+        return isinstance(other, Graph) and self.output == other.output and self._edges() == other._edges()
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def _edges(self) -> list[tuple[str, Layer, tuple[int, ...]]]:
+        return [node[:3] for node in self.nodes]
+
+    def __str__(self) -> str:
+        """The network language, repeats written out."""
+        return _Writer(self).text()
+
+
+class Builder:
+    """Collects nodes and names them: the op and its ordinal."""
+
+    def __init__(self) -> None:
+        self.nodes: list[Node] = []
+        self._counts: dict[str, int] = {}
+
+    def add(self, layer: Layer, inputs: tuple[int, ...], position: int = -1, length: int = 1) -> int:
+        """The new node's index."""
+        op = layer.op
+        ordinal = self._counts[op] = self._counts.get(op, 0) + 1
+        self.nodes.append(Node(f"{op}{ordinal}", layer, inputs, position, length))
+        return len(self.nodes) - 1
+
+
+class Step(NamedTuple):
+    """A layer as the walk saw it. Shapes and counts are of one sample; `activations` are output elements."""
+
+    name: str
+    op: str
+    layer: Layer
+    text: str
+    sources: tuple[int, ...]
+    inputs: tuple[Shape, ...]
+    output: Shape
+    params: int
+    macs: int
+    field: Reach
+    undefined: str  # why `field` is None
+    activations: int
+
+
+class Totals(NamedTuple):
+    """A whole network. `field` is that of the last layer with a local field, whose index is `local`."""
+
+    params: int
+    macs: int
+    output: Shape
+    field: Reach
+    local: int | None
+
+
+def walk(graph: Graph, input: Shape) -> list[Step]:
+    """Every layer in order, with what it makes of `input`; DlkitError names the first that does not fit."""
+    shapes = [input]  # SOURCE, -1, is the last of the list turned by one: node i stands at i + 1
+    verdicts = [Verdict((INPUT,) * (len(input) - 1))]
+    steps: list[Step] = []
+    texts: dict[int, str] = {}
+    for node in graph.nodes:
+        layer = node.layer
+        inputs = tuple(shapes[i + 1] for i in node.inputs)
+        text = texts.get(id(layer)) or texts.setdefault(id(layer), str(layer))
+        try:
+            output = layer.output(*inputs)
+        except DlkitError as error:
+            raise _misfit(graph, node, inputs, error) from None
+        x = inputs[0]
+        if isinstance(layer, Join):
+            verdict = unite([verdicts[i + 1] for i in node.inputs])
+        else:
+            verdict = advance(verdicts[node.inputs[0] + 1], layer.reads(x))
+        shapes.append(output)
+        verdicts.append(verdict)
+        counts = layer.params(x), layer.macs(x, output)
+        steps.append(
+            Step(
+                node.name, layer.op, layer, text, node.inputs, inputs, output, *counts, *verdict, prod(output)
+            )
+        )
+    return steps
+
+
+def _misfit(graph: Graph, node: Node, inputs: tuple[Shape, ...], error: DlkitError) -> DlkitError:
+    from dlkit.core.source import context, place
+
+    text = str(node.layer)
+    where = f" at {place(graph.source, node.position)}" if node.position >= 0 else ""
+    taken = " and ".join(show(x) for x in inputs)
+    return DlkitError(
+        f"{node.name} ({text}){where} cannot take {taken}: {error.message}",
+        context=context(graph.source, node.position, node.length) if where else None,
+    )
+
+
+def totals(steps: list[Step]) -> Totals:
+    """Sums over a walk, its last output, and the last local receptive field (before gap or flatten)."""
+    local = next((i for i in reversed(range(len(steps))) if _is_local(steps[i])), None)
+    return Totals(
+        sum(step.params for step in steps),
+        sum(step.macs for step in steps),
+        steps[-1].output,
+        None if local is None else steps[local].field,
+        local,
+    )
+
+
+def _is_local(step: Step) -> bool:
+    return isinstance(step.field, tuple) and len(step.field) > 0
+
+
+class _Writer:
+    """Turns a graph back into text: a join's branches run back to the nearest node that all share."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self.written = 0
+        self.above: list[int] = []  # immediate dominator of each node
+        self.depth: list[int] = []
+        for node in graph.nodes:
+            above = node.inputs[0]
+            for other in node.inputs[1:]:
+                above = self._meet(above, other)
+            self.above.append(above)
+            self.depth.append(1 + (self.depth[above] if above >= 0 else 0))
+
+    def _meet(self, a: int, b: int) -> int:
+        while a != b:
+            if b < 0 or (a >= 0 and self.depth[a] >= self.depth[b]):
+                a = self.above[a]
+            else:
+                b = self.above[b]
+        return a
+
+    def text(self) -> str:
+        text = self._between(SOURCE, self.graph.output)
+        return text if self.written == len(self.graph.nodes) else self._crossed()
+
+    def _crossed(self) -> NoReturn:
+        raise DlkitError("this graph's branches cross each other: the network language cannot write it")
+
+    def _between(self, start: int, end: int) -> str:
+        """The chain of layers after node `start`, up to and with `end`."""
+        words: list[str] = []
+        while end > start:
+            node = self.graph.nodes[end]
+            self.written += 1
+            if self.written > len(self.graph.nodes):
+                self._crossed()
+            if isinstance(node.layer, Join):
+                fork = self.above[end]
+                branches = " | ".join(self._between(fork, branch) for branch in node.inputs)
+                words.append(f"{node.layer}({branches})")
+                end = fork
+            else:
+                words.append(str(node.layer))
+                end = node.inputs[0]
+        return " ".join(reversed(words))
