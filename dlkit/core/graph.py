@@ -4,7 +4,7 @@ from math import prod
 from typing import NamedTuple, NoReturn
 
 from dlkit.core.errors import DlkitError
-from dlkit.core.field import INPUT, Reach, Verdict, advance, unite
+from dlkit.core.field import INPUT, Reach, Reads, Verdict, advance, unite
 from dlkit.core.layers import Join, Layer, Shape, show
 
 SOURCE = -1  # the graph's input, where a node's inputs name it
@@ -91,32 +91,41 @@ class Totals(NamedTuple):
 
 def walk(graph: Graph, input: Shape) -> list[Step]:
     """Every layer in order, with what it makes of `input`; DlkitError names the first that does not fit."""
-    shapes = [input]  # SOURCE, -1, is the last of the list turned by one: node i stands at i + 1
+    shapes = [input]  # node i stands at i + 1, SOURCE at 0
     verdicts = [Verdict((INPUT,) * (len(input) - 1))]
+    costs: dict[tuple[int, tuple[Shape, ...]], _Cost] = {}
     steps: list[Step] = []
-    texts: dict[int, str] = {}
     for node in graph.nodes:
-        layer = node.layer
         inputs = tuple(shapes[i + 1] for i in node.inputs)
-        text = texts.get(id(layer)) or texts.setdefault(id(layer), str(layer))
-        try:
-            output = layer.output(*inputs)
-        except DlkitError as error:
-            raise _misfit(graph, node, inputs, error) from None
-        x = inputs[0]
-        if isinstance(layer, Join):
-            verdict = unite([verdicts[i + 1] for i in node.inputs])
-        else:
-            verdict = advance(verdicts[node.inputs[0] + 1], layer.reads(x))
-        shapes.append(output)
+        key = id(node.layer), inputs
+        cost = costs.get(key) or costs.setdefault(key, _cost(graph, node, inputs))
+        before = [verdicts[i + 1] for i in node.inputs]
+        verdict = unite(before) if isinstance(node.layer, Join) else advance(before[0], cost.reads)
+        shapes.append(cost.output)
         verdicts.append(verdict)
-        counts = layer.params(x), layer.macs(x, output)
-        steps.append(
-            Step(
-                node.name, layer.op, layer, text, node.inputs, inputs, output, *counts, *verdict, prod(output)
-            )
-        )
+        text, output, params, macs, _ = cost
+        counts = params, macs, *verdict, prod(output)
+        steps.append(Step(node.name, node.layer.op, node.layer, text, node.inputs, inputs, output, *counts))
     return steps
+
+
+class _Cost(NamedTuple):
+    """What a layer makes of given input shapes, the same wherever it stands."""
+
+    text: str
+    output: Shape
+    params: int
+    macs: int
+    reads: Reads
+
+
+def _cost(graph: Graph, node: Node, inputs: tuple[Shape, ...]) -> _Cost:
+    layer, x = node.layer, inputs[0]
+    try:
+        output = layer.output(*inputs)
+        return _Cost(str(layer), output, layer.params(x), layer.macs(x, output), layer.reads(x))
+    except DlkitError as error:
+        raise _misfit(graph, node, inputs, error) from None
 
 
 def _misfit(graph: Graph, node: Node, inputs: tuple[Shape, ...], error: DlkitError) -> DlkitError:
