@@ -27,9 +27,7 @@ Format = Annotated[
     typer.Option("--format", show_default="table on a terminal, tsv in a pipe", rich_help_panel=_OUTPUT,
                  help="How the result is written."),
 ]  # fmt: skip
-Quiet = Annotated[
-    bool, typer.Option("--quiet", "-q", help="Print the headline value alone.", rich_help_panel=_OUTPUT)
-]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print the headline value alone.", rich_help_panel=_OUTPUT)]
 
 
 def output_options(command: Callable[..., Result], name: str) -> Callable[..., int]:
@@ -143,7 +141,8 @@ def _print_version(value: bool) -> None:
 
 def root(
     version: Annotated[
-        bool, typer.Option("--version", "-V", callback=_print_version, is_eager=True, help="Print the version.")
+        bool,
+        typer.Option("--version", "-V", callback=_print_version, is_eager=True, help="Print the version."),
     ] = False,
 ) -> None:
     """Shell tools for people who train neural networks: before, while and after.

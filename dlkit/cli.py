@@ -6,6 +6,7 @@ This is the only place where an exception becomes a message and an exit code.
 import os
 import signal
 import sys
+from itertools import pairwise
 from typing import Any, NoReturn
 
 from dlkit.core import console
@@ -44,7 +45,7 @@ def run(argv: list[str]) -> int:
         return ExitCode.TERMINATED
     except BrokenPipeError:
         return ExitCode.BROKEN_PIPE
-    except Exception as failure:  # noqa: BLE001  the one boundary
+    except Exception as failure:
         if os.environ.get("DLKIT_TRACEBACK"):
             raise
         known = _translate(failure)
@@ -55,8 +56,7 @@ def run(argv: list[str]) -> int:
 def _wants_json(argv: list[str]) -> bool:
     """Whether the answer was asked for as JSON: known before parsing, because parsing itself can fail."""
     words = argv[: argv.index("--")] if "--" in argv else argv
-    pairs = zip(words, words[1:], strict=False)
-    return "--json" in words or "--format=json" in words or ("--format", "json") in pairs
+    return "--json" in words or "--format=json" in words or ("--format", "json") in pairwise(words)
 
 
 def _translate(failure: Exception) -> DlkitError:
@@ -94,7 +94,7 @@ def _flush_or_discard() -> None:
         try:
             stream.flush()
         except OSError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+            console.discard(stream)
 
 
 def _terminate(signum: int, frame: object) -> NoReturn:

@@ -34,7 +34,9 @@ def command(
     kernel_size: Annotated[
         str | None, typer.Option("-k", "--kernel-size", metavar="K", help="7, or 3x5.", rich_help_panel=_QUICK)
     ] = None,
-    stride: Annotated[str, typer.Option("-s", "--stride", metavar="S", help="2, or 2x1.", rich_help_panel=_QUICK)] = "1",
+    stride: Annotated[
+        str, typer.Option("-s", "--stride", metavar="S", help="2, or 2x1.", rich_help_panel=_QUICK)
+    ] = "1",
     padding: Annotated[
         str,
         typer.Option(

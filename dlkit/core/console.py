@@ -1,9 +1,10 @@
 """stderr: notes, warnings, errors, progress. And `safe`, the one door by which foreign text reaches a terminal."""
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any, Protocol, TextIO
 
 from dlkit.core.errors import DlkitError
 
@@ -63,6 +64,13 @@ def _line(text: str) -> None:
         return
 
 
+def discard(stream: TextIO) -> None:
+    """Send what `stream` still holds, and all that follows, nowhere: its reader has left, or its disk is full."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
+
+
 class Bar(Protocol):
     """A progress bar: `advance` by steps of work done, `describe` what is going on now."""
 
@@ -94,7 +102,7 @@ class _RichBar:
 
 @contextmanager
 def progress(total: int, what: str = "", unit: str = "step") -> Iterator[Bar]:
-    """A bar on stderr while the block runs, with the rate in `unit`/s and the time left; nothing moves off a terminal."""
+    """A bar on stderr while the block runs, with the rate in `unit`/s and the time left; still where no terminal is."""
     if quiet or not sys.stderr.isatty():
         yield _NoBar()
         return

@@ -41,7 +41,7 @@ def bad_data(message: str, hint: str | None = None) -> DlkitError:
 
 
 def nearest(word: str, known: "list[str] | tuple[str, ...]", most: int = 3) -> str:
-    """A phrase that names the known words nearest to `word`: "did you mean 'conv'?", or lists them where none is near."""
+    """The known words nearest to `word` as a phrase: "did you mean 'conv'?"; lists them all where none is near."""
     from difflib import get_close_matches
 
     near = get_close_matches(word, known, most, cutoff=0.6)

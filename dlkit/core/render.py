@@ -11,10 +11,21 @@ Format = Literal["table", "tsv", "csv", "json", "jsonl"]
 
 
 def write(result: Result, command: str, version: str, fmt: Format | None, quiet: bool) -> None:
-    """Write `result` to stdout, whole or, where it streams, row by row. OSErrors (closed pipe, full disk) pass through.
+    """Write `result` to stdout, whole or, where it streams, row by row; no `fmt`: a table on a terminal, else TSV.
 
-    `fmt` None is the table on a terminal and TSV in a pipe.
+    OSErrors (closed pipe, full disk) pass through, except that a reader who has left does not end work that streams.
     """
+    if not result.streams:
+        return _write(result, command, version, fmt, quiet)
+    result.rows = iter(result.rows)
+    try:
+        _write(result, command, version, fmt, quiet)
+    except BrokenPipeError:
+        console.discard(sys.stdout)
+        _drain(result.rows)
+
+
+def _write(result: Result, command: str, version: str, fmt: Format | None, quiet: bool) -> None:
     terminal = sys.stdout.isatty()
     if quiet:
         _drain(result.rows)
@@ -78,7 +89,13 @@ def _json(result: Result, command: str, version: str) -> None:
     import json
 
     rows = [_plain(dict(row)) for row in result.rows]
-    body = {"command": command, "version": version, "ok": result.ok, "summary": _plain(result.summary), "rows": rows}
+    body = {
+        "command": command,
+        "version": version,
+        "ok": result.ok,
+        "summary": _plain(result.summary),
+        "rows": rows,
+    }
     _put(json.dumps(body, ensure_ascii=False, allow_nan=False))
 
 
@@ -124,18 +141,21 @@ def _table(result: Result, command: str, version: str) -> None:
 
     # A table that is piped on purpose is for reading, not for folding: give it all the width it wants.
     width = None if sys.stdout.isatty() else 10_000
+
     # Made anew for each print: while a progress bar is up, sys.stdout is what draws above it.
-    screen = lambda: Console(width=width, highlight=False, soft_wrap=False)  # noqa: E731
+    def screen() -> Console:
+        return Console(width=width, highlight=False)
+
     if result.title:
         screen().print(Text(console.safe(result.title), style="bold"))
-    if result.streams:
+    if result.drawing:
+        _put(result.drawing(min(screen().width, 100)))
+    elif result.streams:
         _stream_table(result, screen)
     else:
         screen().print(_grid(result.columns, [_cells(result.columns, row) for row in result.rows]))
     if result.facts:
         screen().print(_facts(result), soft_wrap=True)
-    if result.drawing:
-        _put(result.drawing(min(screen().width, 100)))
 
 
 def _cells(columns: Sequence[Column], row: Row) -> list[str]:
@@ -150,7 +170,9 @@ def _stream_table(result: Result, screen: Any) -> None:
         sys.stdout.flush()
 
 
-def _grid(columns: Sequence[Column], rows: list[list[str]], widths: list[int] | None = None, header: bool = True) -> Any:
+def _grid(
+    columns: Sequence[Column], rows: list[list[str]], widths: list[int] | None = None, header: bool = True
+) -> Any:
     from rich import box
     from rich.table import Table
     from rich.text import Text

@@ -35,7 +35,7 @@ class Result:
     bare      in a pipe, without a format asked for, print the headline alone (the answer is one value).
     streams   rows come slowly: each is written, and flushed, as it comes.
     ok        False is the answer "no": exit code 1. Read after the rows are consumed.
-    drawing   text for a terminal under the table, drawn for a width in columns.
+    drawing   what a terminal shows in place of the rows: text, drawn for a width in columns.
     notes     lines for stderr after the result; where to go next.
     text      a plain text that is the answer where it is not a table (a network's source).
     """

@@ -71,13 +71,12 @@ def _sizes(reach: Reach, shape: Shape) -> list[int] | None:
     return [axis.size for axis in reach] if isinstance(reach, tuple) else list(shape[1:])
 
 
-def quick(
-    words: Sequence[str], kernel: str, stride: str, padding: str, dilation: str, filters: int | None
-) -> Result:
-    """One convolution from options. A lone number is a length; without `filters`, channels and their costs are absent."""
+def quick(words: Sequence[str], kernel: str, stride: str, padding: str, dilation: str, filters: int | None) -> Result:
+    """One convolution from options. A lone number is a length; without `filters`, channels and costs are absent."""
     if len(words) != 1:
         raise DlkitError(
-            "the quick form (-k) takes one input size and no layers", "for example: dlkit convshape 224 -k 7 -s 2 -p 3"
+            "the quick form (-k) takes one input size and no layers",
+            "for example: dlkit convshape 224 -k 7 -s 2 -p 3",
         )
     size = spec.parse_shape(words[0])
     net = spec.parse(f"conv:{filters or 1},k{kernel},s{stride},p{padding},d{dilation}")

@@ -1,0 +1,128 @@
+"""A data set, a network and a split, made ready for training: what `train` and `lrfind` share."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from dlkit.core import console, network, spec
+from dlkit.core.errors import DlkitError
+from dlkit.core.graph import Graph, walk
+from dlkit.core.job import JobOptions
+from dlkit.core.layers import Shape, show
+from dlkit.data import Dataset, Schema, fit_schema, load, split_indices
+from dlkit.nn import device as devices
+from dlkit.nn.build import build
+from dlkit.nn.default import default_network
+from dlkit.nn.loader import Batches, Normalise
+from dlkit.nn.objective import Objective
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything that is fixed before the first step."""
+
+    options: JobOptions
+    dataset: Dataset
+    schema: Schema
+    name: str
+    graph: Graph
+    objective: Objective
+    train: Batches
+    valid: Batches
+    device: torch.device
+
+    def model(self, seed: int) -> nn.Module:
+        """A fresh network with weights drawn from `seed`, on the device."""
+        devices.seed_all(seed)
+        shape = self.schema.input_shape
+        model = build(self.graph, shape).to(self.device)
+        return model.to(memory_format=torch.channels_last) if len(shape) == 3 else model
+
+    @property
+    def params(self) -> int:
+        return sum(step.params for step in walk(self.graph, self.schema.input_shape))
+
+    def describe(self) -> str:
+        """One line on what is about to be trained on what."""
+        kind = f"{len(self.schema.classes)} classes" if self.schema.classes else f"regression of {self.dataset.target}"
+        return (
+            f"{self.dataset.name}: {self.train.rows:,} rows to train on, {self.valid.rows:,} to validate, {kind}; "
+            f"{self.name} of {self.params:,} parameters on {devices.describe(self.device)}, "
+            f"batches of {self.train.batch_size}, {self.options.optimizer}"
+        )
+
+
+def prepare(options: JobOptions) -> Job:
+    """Read, split, fit the schema on the training side alone, parse the network and check that it fits the data."""
+    device = devices.pick(options.device)
+    dataset = load(
+        options.data,
+        target=options.target,
+        task=options.task,
+        na=options.na,
+        categorical=options.categorical,
+        numeric=options.numeric,
+        drop=options.drop,
+        delimiter=options.delimiter,
+    )
+    for text in dataset.notes:
+        console.note(text)
+    train_rows, valid_rows = split_indices(dataset, options.valid, options.seed)
+    schema = fit_schema(dataset, train_rows)
+    name, graph = _network(options.network, schema, dataset)
+    size = options.batch_size or default_batch_size(len(train_rows))
+
+    def side(rows: np.ndarray, batch: int) -> Batches:
+        x, y = schema.inputs(dataset, rows), schema.targets(dataset, rows)
+        return Batches(x, y, batch, device, _normalise(schema, device), options.seed)
+
+    # Evaluation keeps no gradients: four batches' worth of rows fit where one did.
+    train, valid = side(train_rows, min(size, len(train_rows))), side(valid_rows, 4 * size)
+    objective = Objective(schema.task, _outputs(schema), float(schema.target_std or 1.0))
+    return Job(options, dataset, schema, name, graph, objective, train, valid, device)
+
+
+def _outputs(schema: Schema) -> int:
+    return len(schema.classes) if schema.task == "classification" else 1
+
+
+def _network(words: tuple[str, ...], schema: Schema, dataset: Dataset) -> tuple[str, Graph]:
+    """(short name, graph) of the user's network or the default one."""
+    outputs = _outputs(schema)
+    if not words:
+        name, text = default_network(schema.input_shape, outputs)
+        return name, spec.parse(text).graph
+    net = network.for_data(words, outputs)
+    _check_fit(net, schema.input_shape, outputs, dataset)
+    bare = words[0].partition(":")[0].removeprefix("@").rpartition("/")[2]
+    return (bare.removesuffix(".dlk") if len(words) == 1 and bare != "-" else "net"), net.graph
+
+
+def default_batch_size(rows: int) -> int:
+    """A power of two from 32 to 512 that makes about 64 steps of an epoch."""
+    return min(max(2 ** round(np.log2(max(rows, 1) / 64)), 32), 512)
+
+
+def _check_fit(net: spec.Network, shape: Shape, outputs: int, dataset: Dataset) -> None:
+    if net.input is not None and net.input != shape:
+        raise DlkitError(
+            f"the network says its input is {show(net.input)}, but a row of {dataset.name} is {show(shape)}"
+        )
+    output = walk(net.graph, shape)[-1].output
+    if output != (outputs,):
+        needs = f"{outputs} classes" if dataset.task == "classification" else "one target to predict"
+        end = "end" if len(output) == 1 else "put 'flatten' or 'gap' before the end, and end"
+        raise DlkitError(
+            f"the network's output is {show(output)}, but {dataset.name} has {needs}",
+            f"{end} the network with 'linear:{outputs}'",
+        )
+
+
+def _normalise(schema: Schema, device: torch.device) -> Normalise | None:
+    if schema.pixel_mean is None:
+        return None
+    along = (1, -1) + (1,) * (len(schema.input_shape) - 1)
+    mean, std = (torch.tensor(v, dtype=torch.float32, device=device) for v in (schema.pixel_mean, schema.pixel_std))
+    return Normalise(mean.view(along), std.view(along))
