@@ -190,9 +190,7 @@ class Argument:
 
     __slots__ = ("default", "kind", "name", "short", "what")
 
-    def __init__(
-        self, name: str, kind: Kind, default: Any = REQUIRED, short: str = "", what: str = ""
-    ) -> None:
+    def __init__(self, name: str, kind: Kind, default: Any = REQUIRED, short: str = "", what: str = "") -> None:
         self.name = name
         self.kind = kind
         self.default = default

@@ -33,9 +33,7 @@ class Field(NamedTuple):
     @property
     def sizes(self) -> tuple[int, int]:
         """The smallest and the largest receptive field over the phases."""
-        spans = [
-            0 if lo is None or hi is None else hi - lo + 1 for lo, hi in zip(self.lo, self.hi, strict=True)
-        ]
+        spans = [0 if lo is None or hi is None else hi - lo + 1 for lo, hi in zip(self.lo, self.hi, strict=True)]
         return min(spans), max(spans)
 
     @property
@@ -89,9 +87,7 @@ def transposed(kernel: int, stride: int, dilation: int, padding: int) -> Taps:
 
     def at(r: int) -> range:
         every = stride // common
-        first = next(
-            (t for t in range(min(every, kernel)) if (r + padding - dilation * t) % stride == 0), None
-        )
+        first = next((t for t in range(min(every, kernel)) if (r + padding - dilation * t) % stride == 0), None)
         if first is None:
             return range(0)
         last = first + (kernel - 1 - first) // every * every
@@ -197,7 +193,5 @@ def _union(fields: Iterable[Field], period: int) -> Field:
     seen = []
     for o in range(period):
         intervals = [interval for interval in (field.interval(o) for field in fields) if interval is not None]
-        seen.append(
-            (min(i[0] for i in intervals), max(i[1] for i in intervals)) if intervals else (None, None)
-        )
+        seen.append((min(i[0] for i in intervals), max(i[1] for i in intervals)) if intervals else (None, None))
     return _reduced(Field(period, jump, tuple(lo for lo, _ in seen), tuple(hi for _, hi in seen)))

@@ -305,9 +305,7 @@ class ConvTranspose(Layer):
     def _size(self, axis: str, size: int, tap: tuple[int, int, int, int], extra: int) -> int:
         k, s, d, p = tap
         if extra >= max(s, d):
-            raise DlkitError(
-                f"output_padding {extra} must be smaller than the stride {s} or the dilation {d}"
-            )
+            raise DlkitError(f"output_padding {extra} must be smaller than the stride {s} or the dilation {d}")
         out = (size - 1) * s - 2 * p + d * (k - 1) + extra + 1
         if out < 1:
             raise DlkitError(f"padding {p} leaves an output of {out} on axis {axis}")
@@ -354,10 +352,8 @@ class Pool(Windowed):
         windows = self.windows(x)
         for w in windows:
             padding = max(w.before, w.after)
-            if 2 * padding > w.extent:
-                raise DlkitError(
-                    f"padding {padding} is more than half the kernel's {w.extent} on axis {w.axis}"
-                )
+            if 2 * padding > w.kernel:  # torch's rule, whatever the dilation
+                raise DlkitError(f"padding {padding} is more than half the kernel's {w.kernel} on axis {w.axis}")
             if self.ceil_mode and w.before != w.after:
                 raise DlkitError("ceil_mode needs equal padding before and after")
         return (x[0], *(w.steps(self.ceil_mode) for w in windows))
@@ -375,6 +371,15 @@ class AvgPool(Pool):
     example = "avgpool:k2"
 
     count_include_pad: bool
+
+    def shape(self, x: Shape) -> Shape:
+        y = super().shape(x)
+        windows = self.windows(x)
+        even = all(w.before == w.after for w in windows)
+        small = next((w for w in windows if w.kernel > w.size), None)
+        if len(windows) == 3 and even and small:  # avg_pool3d alone refuses what padding would make fit
+            raise DlkitError(f"kernel {small.kernel} is larger than the input {small.size} on axis {small.axis}")
+        return y
 
 
 class AdaptivePool(Layer):
@@ -460,9 +465,7 @@ class Upsample(Layer):
         rank = len(sizes)
         near = self.mode.startswith("nearest")
         if not near and self.mode not in (_LINEAR_MODES[rank], "bicubic" if rank == 2 else ""):
-            raise DlkitError(
-                f"its mode {self.mode} does not fit {rank} axes; use nearest or {_LINEAR_MODES[rank]}"
-            )
+            raise DlkitError(f"its mode {self.mode} does not fit {rank} axes; use nearest or {_LINEAR_MODES[rank]}")
         if self.size is not None:
             return (x[0], *per_axis("size", self.size, rank))
         factors = per_axis("scale factor", self.scale_factor or (1,), rank)
@@ -751,9 +754,7 @@ class PReLU(Layer):
 
     def shape(self, x: Shape) -> Shape:
         if self.num_parameters not in (1, x[0]):
-            raise DlkitError(
-                f"its num_parameters must be 1 or the {x[0]} channels, not {self.num_parameters}"
-            )
+            raise DlkitError(f"its num_parameters must be 1 or the {x[0]} channels, not {self.num_parameters}")
         return x
 
     def params(self, x: Shape) -> int:

@@ -79,6 +79,8 @@ def human(value: Any, kind: str) -> str:
         return units.seconds(value)
     if kind == "share":
         return f"{100 * value:.2f} %"
+    if kind == "int":
+        return f"{round(value):,}"
     return f"{value:,}" if isinstance(value, int) and kind != "shape" else units.significant(value, 5)
 
 
@@ -136,37 +138,42 @@ def _csv(result: Result, command: str, version: str) -> None:
 
 
 def _table(result: Result, command: str, version: str) -> None:
-    from rich.console import Console
     from rich.text import Text
 
-    # A table that is piped on purpose is for reading, not for folding: give it all the width it wants.
-    width = None if sys.stdout.isatty() else 10_000
-
-    # Made anew for each print: while a progress bar is up, sys.stdout is what draws above it.
-    def screen() -> Console:
-        return Console(width=width, highlight=False)
-
     if result.title:
-        screen().print(Text(console.safe(result.title), style="bold"))
+        _show(Text(console.safe(result.title), style="bold"))
     if result.drawing:
-        _put(result.drawing(min(screen().width, 100)))
+        import shutil
+
+        _put(result.drawing(min(shutil.get_terminal_size().columns, 100)))
     elif result.streams:
-        _stream_table(result, screen)
+        _stream_table(result)
     else:
-        screen().print(_grid(result.columns, [_cells(result.columns, row) for row in result.rows]))
+        _show(_grid(result.columns, [_cells(result.columns, row) for row in result.rows]))
     if result.facts:
-        screen().print(_facts(result), soft_wrap=True)
+        _show(_facts(result), soft_wrap=True)
+
+
+def _show(drawable: Any, soft_wrap: bool = False) -> None:
+    """Draw on stdout. As text through `sys.stdout`, because while a progress bar is up that is what draws above it."""
+    from rich.console import Console
+
+    # A table that is piped on purpose is for reading, not for folding: give it all the width it wants.
+    screen = Console(width=None if sys.stdout.isatty() else 10_000, highlight=False)
+    with screen.capture() as drawn:
+        screen.print(drawable, soft_wrap=soft_wrap)
+    sys.stdout.write(drawn.get())
 
 
 def _cells(columns: Sequence[Column], row: Row) -> list[str]:
     return [human(row.get(c.name), c.kind) for c in columns]
 
 
-def _stream_table(result: Result, screen: Any) -> None:
+def _stream_table(result: Result) -> None:
     widths = [max(c.width, len(c.heading)) for c in result.columns]
-    screen().print(_grid(result.columns, [], widths))
+    _show(_grid(result.columns, [], widths))
     for row in result.rows:
-        screen().print(_grid(result.columns, [_cells(result.columns, row)], widths, header=False))
+        _show(_grid(result.columns, [_cells(result.columns, row)], widths, header=False))
         sys.stdout.flush()
 
 

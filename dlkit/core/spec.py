@@ -158,9 +158,7 @@ class _Parser:
                 items += self.items()
             self.end_of_line()
         if not items:
-            self.fail(
-                len(self.text.rstrip()), 1, "the network is empty", "give at least one layer, e.g. conv:64,k3"
-            )
+            self.fail(len(self.text.rstrip()), 1, "the network is empty", "give at least one layer, e.g. conv:64,k3")
         return items
 
     def shape(self, token: _Token) -> Shape:
@@ -180,9 +178,7 @@ class _Parser:
         if token.kind == "close":
             self.fail(token.start, 1, "')' without '('")
         if token.kind == "bar":
-            self.fail(
-                token.start, 1, "'|' outside of sum(…) and cat(…)", "it separates branches, as in sum(a | b)"
-            )
+            self.fail(token.start, 1, "'|' outside of sum(…) and cat(…)", "it separates branches, as in sum(a | b)")
 
     def definition(self, name: _Token) -> None:
         if name.text in CATALOGUE:
@@ -241,9 +237,7 @@ class _Parser:
             times = Whole(1).read(number)
         except ValueError:
             shown = f"the repeat count {number!r}" if number else "'*' without a count"
-            self.fail(
-                token.start, len(token.text), shown, "it must be a whole number of at least 1, as in 4*relu"
-            )
+            self.fail(token.start, len(token.text), shown, "it must be a whole number of at least 1, as in 4*relu")
         if self.next.kind not in ("word", "times", "open"):
             self.fail(token.start, len(token.text), "nothing to repeat", "a layer or (layers) must follow")
         return self.sequence(token.start, len(token.text), [self.item()], times)
@@ -260,9 +254,7 @@ class _Parser:
         if token.kind == "end":
             self.fail(opened.start, 1, "'(' without ')'")
         if token.kind == "bar":
-            self.fail(
-                token.start, 1, "'|' outside of sum(…) and cat(…)", "it separates branches, as in sum(a | b)"
-            )
+            self.fail(token.start, 1, "'|' outside of sum(…) and cat(…)", "it separates branches, as in sum(a | b)")
 
     def join(self, token: _Token, kind: type[Layer]) -> _Part:
         if self.next.kind != "open":
@@ -288,16 +280,12 @@ class _Parser:
         name, colon, rest = token.text.partition(":")
         start, length = token.start, len(token.text)
         if self.next.kind == "open" and self.next.start == start + length:
-            self.fail(
-                start + length, 1, f"'(' after {token.text!r}", "arguments follow a colon, as in conv:64,k3"
-            )
+            self.fail(start + length, 1, f"'(' after {token.text!r}", "arguments follow a colon, as in conv:64,k3")
         if name in CATALOGUE:
             return _Part(start, length, self.layer(token, CATALOGUE[name]), [])
         if name in self.definitions:
             if colon:
-                self.fail(
-                    start + len(name), len(rest) + 1, f"{name!r} is a definition and takes no arguments"
-                )
+                self.fail(start + len(name), len(rest) + 1, f"{name!r} is a definition and takes no arguments")
             return self.sequence(start, length, [self.definitions[name]])
         if _is_shape(token):
             self.fail(
@@ -334,13 +322,9 @@ class _Parser:
     def unknown(self, token: _Token, name: str, zoo: list[str]) -> NoReturn:
         start, length = token.start, max(1, len(name))
         if name and name == self.defining:
-            self.fail(
-                start, length, f"the definition of {name!r} uses itself", "definitions cannot be recursive"
-            )
+            self.fail(start, length, f"the definition of {name!r} uses itself", "definitions cannot be recursive")
         if any(later.kind == "define" and later.text == name for later in self.tokens[self.at :]):
-            self.fail(
-                start, length, f"{name!r} is used before its definition", "define it on an earlier line"
-            )
+            self.fail(start, length, f"{name!r} is used before its definition", "define it on an earlier line")
         known = [*CATALOGUE, *self.definitions, *zoo]
         near = nearest(name.lower(), known)
         self.fail(start, length, f"unknown layer {name!r}", near)
@@ -367,11 +351,7 @@ class _Parser:
         try:
             return argument.kind.read(text)
         except ValueError:
-            what = (
-                f"{owner}'s {argument.name} is {text!r}"
-                if text
-                else f"{owner}'s {argument.name} has no value"
-            )
+            what = f"{owner}'s {argument.name} is {text!r}" if text else f"{owner}'s {argument.name} has no value"
             self.fail(start, len(text), what, f"it must be {argument.kind.expected}")
 
     def argument(self, kind: type[Layer], start: int, text: str) -> tuple[Argument, str, int]:
@@ -389,11 +369,7 @@ class _Parser:
             return bare, text, 0
         for found in kind.arguments:
             rest = text.removeprefix(found.short)
-            if (
-                found.short
-                and rest != text
-                and (rest in found.kind.words or re.match(r"[-+.0-9]|nan|inf", rest))
-            ):
+            if found.short and rest != text and (rest in found.kind.words or re.match(r"[-+.0-9]|nan|inf", rest)):
                 return found, rest, len(found.short)
         return self.no_argument(kind, start, text)
 

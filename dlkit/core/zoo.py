@@ -123,14 +123,10 @@ def _basic(width: int, stride: int, times: int) -> list[str]:
     block = f"conv:{width},k3{{}},p1,bias=0 bn relu conv:{width},k3,p1,bias=0 bn"
     if stride == 1:  # 64 channels come in and go out: no projection
         return [f"{times}*(sum({block.format('')} | ) relu)"]
-    return _blocks(
-        block.format(f",s{stride}"), f"conv:{width},k1,s{stride},bias=0 bn", block.format(""), times
-    )
+    return _blocks(block.format(f",s{stride}"), f"conv:{width},k1,s{stride},bias=0 bn", block.format(""), times)
 
 
 def _bottleneck(width: int, stride: int, times: int) -> list[str]:
-    block = (
-        f"conv:{width},k1,bias=0 bn relu conv:{width},k3{{}},p1,bias=0 bn relu conv:{4 * width},k1,bias=0 bn"
-    )
+    block = f"conv:{width},k1,bias=0 bn relu conv:{width},k3{{}},p1,bias=0 bn relu conv:{4 * width},k1,bias=0 bn"
     step = f",s{stride}" if stride > 1 else ""
     return _blocks(block.format(step), f"conv:{4 * width},k1{step},bias=0 bn", block.format(""), times)

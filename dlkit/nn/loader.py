@@ -51,7 +51,8 @@ class Batches:
 
     def shuffled(self, epoch: int) -> Iterator[Batch]:
         """The batches of one training epoch."""
-        generator = torch.Generator().manual_seed((self.seed << 32) + epoch)
+        # torch's CPU generator reads 32 bits of its seed: two numbers must be mixed into those.
+        generator = torch.Generator().manual_seed((self.seed * 1_000_003 + epoch) % 2**32)
         order = torch.randperm(self.rows, generator=generator)
         return self._batches(order, len(self))
 

@@ -1,0 +1,76 @@
+"""Fixtures for the whole suite: the command line as a user runs it, and the real data where it is there."""
+
+import os
+import pty
+import select
+import subprocess
+from pathlib import Path
+
+import pytest
+from support import SHARED, Ran, command_line, environment
+
+
+@pytest.fixture
+def dlkit(tmp_path):
+    """dlkit(*args, stdin=…, cwd=…, **environment) runs the command line in its own process, in a scratch folder."""
+
+    def run(*args: str, stdin: str = "", cwd: Path = tmp_path, **extra: str) -> Ran:
+        done = subprocess.run(
+            command_line(*args),
+            input=stdin,
+            capture_output=True,
+            text=True,
+            cwd=cwd,
+            env=environment(**extra),
+            timeout=240,
+        )
+        return Ran(done.returncode, done.stdout, done.stderr)
+
+    return run
+
+
+@pytest.fixture
+def terminal(tmp_path):
+    """terminal(*args, **environment) runs the command line on a terminal; stdout and stderr are one."""
+
+    def run(*args: str, columns: int = 100, **extra: str) -> Ran:
+        main, side = pty.openpty()
+        env = environment(COLUMNS=str(columns), TERM="xterm-256color", **extra)
+        process = subprocess.Popen(command_line(*args), stdin=side, stdout=side, stderr=side, cwd=tmp_path, env=env)
+        os.close(side)
+        shown = _read_all(main, process)
+        os.close(main)
+        return Ran(process.wait(), shown.replace("\r\n", "\n"), "")
+
+    return run
+
+
+def _read_all(handle: int, process: subprocess.Popen) -> str:
+    """Everything a terminal shows until its process is gone."""
+    data = b""
+    while True:
+        ready, _, _ = select.select([handle], [], [], 0.2)
+        if ready:
+            try:
+                chunk = os.read(handle, 65536)
+            except OSError:  # how Linux says that the other side has closed
+                break
+            if not chunk:
+                break
+            data += chunk
+        elif process.poll() is not None:
+            break
+    return data.decode()
+
+
+@pytest.fixture
+def shared():
+    """shared(name) is a real data file; the test is skipped where it is not there."""
+
+    def find(name: str) -> Path:
+        path = SHARED / name
+        if not path.exists():
+            pytest.skip(f"the data file {name} is not beside the project")
+        return path
+
+    return find

@@ -1,0 +1,33 @@
+"""What tests share besides fixtures: how the command line is started, and how a terminal's text is read."""
+
+import os
+import re
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parent.parent
+SHARED = ROOT.parent / "shared" / "data"
+
+
+class Ran(NamedTuple):
+    """A finished process."""
+
+    code: int
+    out: str
+    err: str
+
+
+def environment(**extra: str) -> dict[str, str]:
+    """This process's environment, without what would colour or redirect output, and with one thread for torch."""
+    kept = {k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "FORCE_COLOR", "COLUMNS", "PYTHONUNBUFFERED")}
+    return kept | {"OMP_NUM_THREADS": "1"} | extra
+
+
+def command_line(*args: str) -> list[str]:
+    return [sys.executable, "-m", "dlkit", *args]
+
+
+def plain(text: str) -> str:
+    """`text` without colours and cursor movement."""
+    return re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", text)

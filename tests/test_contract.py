@@ -1,0 +1,285 @@
+"""The contract that every command keeps: formats, quiet, errors, exit codes, streams. A new command inherits it all."""
+
+import csv
+import io
+import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from support import command_line, environment, plain
+
+import dlkit
+
+COMMANDS = sorted(p.stem for p in (Path(dlkit.__file__).parent / "commands").glob("[!_]*.py"))
+
+QUICK = {
+    "convshape": ["3x32x32", "conv:8,k3", "relu", "gap", "linear:10"],
+    "models": [],
+    "train": ["iris", "--epochs", "2"],
+    "lrfind": ["iris", "--steps", "40", "--seeds", "1"],
+}
+"""One quick, successful invocation of each command."""
+
+READS_DATA = ["train", "lrfind"]
+
+SUMMARY = {
+    "convshape": {"input", "output", "params", "macs", "flops", "rf"},
+    "models": set(),
+    "train": {"run", "task", "params", "epochs", "steps", "metric", "best", "seconds", "samples_per_second", "device"},
+    "lrfind": {"suggestion", "method", "low", "high", "suggestions"},
+}
+ROW = {
+    "convshape": {"layer", "op", "output", "params", "macs", "rf", "jump"},
+    "models": {"name"},
+    "train": {"epoch", "step", "lr", "train_loss", "valid_loss", "accuracy"},
+    "lrfind": {"step", "lr", "loss", "smoothed"},
+}
+every_command = pytest.mark.parametrize("command", COMMANDS)
+
+
+def assert_error(ran, code: int, *words: str) -> None:
+    """One line of error, stdout empty, the right exit code, the words that help, and no traceback."""
+    assert (ran.code, ran.out) == (code, ""), ran
+    lines = ran.err.splitlines()
+    assert sum(line.startswith("dlkit: error: ") for line in lines) == 1, ran.err
+    assert "Traceback" not in ran.err
+    for word in words:
+        assert word in ran.err, ran.err
+
+
+def test_every_command_is_covered():
+    assert set(QUICK) == set(SUMMARY) == set(ROW) == set(COMMANDS)
+
+
+@every_command
+def test_help_teaches(dlkit, command):
+    ran = dlkit(command, "--help")
+    assert ran.code == 0 and ran.err == ""
+    assert ran.out.index("Examples:") < ran.out.index("Options:")
+    assert f"\n  dlkit {command}" in ran.out
+    assert dlkit(command, "-h").out == ran.out
+
+
+def test_root_help_lists_commands_with_their_summaries(dlkit):
+    ran = dlkit("--help")
+    assert ran.code == 0
+    for command in COMMANDS:
+        module = (Path(dlkit_folder()) / "commands" / f"{command}.py").read_text()
+        assert f"  {command} " in ran.out and module.splitlines()[0].strip('"')[:30] in ran.out
+
+
+def dlkit_folder() -> Path:
+    return Path(dlkit.__file__).parent
+
+
+@pytest.mark.parametrize("flag", ["--version", "-V"])
+def test_version(dlkit, flag):
+    from dlkit import __version__
+
+    assert dlkit(flag) == (0, f"dlkit {__version__}\n", "")
+
+
+@every_command
+def test_formats_agree(dlkit, command):
+    words = [command, *QUICK[command]]
+    whole = json.loads(dlkit(*words, "--json").out)
+    assert list(whole) == ["command", "version", "ok", "summary", "rows"]
+    assert whole["command"] == command and whole["ok"] is True
+    assert SUMMARY[command] <= set(whole["summary"])
+    assert whole["rows"] and all(ROW[command] <= set(row) for row in whole["rows"])
+
+    lines = [json.loads(line) for line in dlkit(*words, "--format", "jsonl").out.splitlines()]
+    header, *cells = [line.split("\t") for line in dlkit(*words, *_tsv(command)).out.splitlines()]
+    assert len(lines) == len(cells) == len(whole["rows"])
+    assert all(len(row) == len(header) for row in cells)
+    names, *records = list(csv.reader(io.StringIO(dlkit(*words, "--format", "csv").out)))
+    assert names == header and len(records) == len(cells)
+    timed = {"seconds", "samples_per_second", "run"}  # what may differ between two runs of the same command
+    same = [i for i, name in enumerate(header) if name not in timed]
+    assert [[row[i] for i in same] for row in records] == [[row[i] for i in same] for row in cells]
+    for row, line in zip(whole["rows"], lines, strict=True):
+        assert {k: v for k, v in row.items() if k not in timed} == {k: v for k, v in line.items() if k not in timed}
+
+
+def _tsv(command: str) -> list[str]:
+    return ["--format", "tsv"]
+
+
+@every_command
+def test_a_pipe_gets_tsv_and_quiet_one_value(dlkit, command):
+    words = [command, *QUICK[command]]
+    assert dlkit(*words).out.splitlines()[0] == dlkit(*words, "--format", "tsv").out.splitlines()[0]
+    quiet = dlkit(*words, "-q")
+    assert quiet.code == 0 and quiet.err == ""
+    assert quiet.out.count("\n") == 1 and "\t" not in quiet.out and quiet.out.strip()
+
+
+@every_command
+@pytest.mark.parametrize("colour", [True, False])
+def test_a_terminal_gets_a_table(terminal, command, colour):
+    ran = terminal(command, *QUICK[command], **({} if colour else {"NO_COLOR": "1"}))
+    assert ran.code == 0
+    assert "─" in ran.out and "\t" not in ran.out
+    if not colour:
+        assert "\x1b[3" not in ran.out.replace("\x1b[?25", "")
+
+
+@every_command
+def test_usage_errors(dlkit, command):
+    assert_error(dlkit(command, *QUICK[command], "--no-such-option"), 2, "--no-such-option", f"dlkit {command} --help")
+    ran = dlkit(command, *QUICK[command], "--json", "--no-such-option")
+    assert ran.code == 2 and ran.out == ""
+    body = json.loads(ran.err)
+    assert body["error"]["code"] == 2 and "--no-such-option" in body["error"]["message"]
+    assert set(body["error"]) == {"code", "message", "hint"}
+
+
+def test_an_unknown_command_names_the_nearest(dlkit):
+    assert_error(dlkit("convshpae"), 2, "convshape")
+
+
+@every_command
+def test_dev_full_is_an_io_error(command, tmp_path):
+    with open("/dev/full", "w") as full:
+        words = command_line(command, *QUICK[command])
+        done = subprocess.run(words, stdout=full, stderr=subprocess.PIPE, text=True, cwd=tmp_path, env=environment())
+    assert done.returncode == 74, done.stderr
+    assert "No space left" in done.stderr and "Traceback" not in done.stderr and "Exception ignored" not in done.stderr
+
+
+@every_command
+def test_a_closed_pipe_is_silent(command, tmp_path):
+    """A short command ends with 141; `train` finishes its run, because its reader leaving is no reason to stop."""
+    read, write = os.pipe()
+    os.close(read)
+    words = command_line(command, *QUICK[command])
+    done = subprocess.run(words, stdout=write, stderr=subprocess.PIPE, text=True, cwd=tmp_path, env=environment())
+    os.close(write)
+    assert done.returncode == (0 if command == "train" else 141)
+    assert not [line for line in done.stderr.splitlines() if not line.startswith("note: ")]
+    if command == "train":
+        assert (tmp_path / "runs" / "iris-mlp-1" / "manifest.json").exists()
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signals_while_waiting_for_input(tmp_path, signum, code):
+    words, pipe = command_line("convshape", "3x8x8", "-"), subprocess.PIPE
+    process = subprocess.Popen(words, stdin=pipe, stdout=pipe, stderr=pipe, text=True, cwd=tmp_path, env=environment())
+    time.sleep(1.0)
+    process.send_signal(signum)
+    process.wait(timeout=10)  # its stdin stays open: it is the signal that ends it
+    with process:
+        assert process.stdout.read() == ""
+        assert "Traceback" not in process.stderr.read()
+    assert process.returncode == code
+
+
+@pytest.mark.parametrize("command", READS_DATA)
+class TestBadInput:
+    """Files that are not there, or not what they seem."""
+
+    def test_missing_file_names_the_nearest(self, dlkit, command, tmp_path):
+        (tmp_path / "titanic.csv").write_text("a,b\n1,2\n")
+        assert_error(dlkit(command, "titanik.csv", "--target", "a"), 66, "titanik.csv", "titanic.csv")
+
+    def test_empty_file(self, dlkit, command, tmp_path):
+        (tmp_path / "x.csv").write_text("")
+        assert_error(dlkit(command, "x.csv", "--target", "a"), 65, "x.csv", "empty")
+
+    def test_directory_without_images(self, dlkit, command, tmp_path):
+        (tmp_path / "folder").mkdir()
+        assert_error(dlkit(command, "folder"), 65, "folder")
+
+    def test_binary_as_csv(self, dlkit, command, tmp_path):
+        (tmp_path / "x.csv").write_bytes(bytes(range(256)) * 10)
+        assert_error(dlkit(command, "x.csv", "--target", "a"), 65, "x.csv")
+
+    def test_ragged_row(self, dlkit, command, tmp_path):
+        (tmp_path / "x.csv").write_text("a,b\n1,2\n1,2,3\n")
+        assert_error(dlkit(command, "x.csv", "--target", "a"), 65, "x.csv", "line 3", "3")
+
+    @pytest.mark.parametrize("header", ["a,a", "a,"])
+    def test_bad_headers(self, dlkit, command, tmp_path, header):
+        (tmp_path / "x.csv").write_text(f"{header}\n1,2\n")
+        assert_error(dlkit(command, "x.csv", "--target", "a"), 65, "x.csv")
+
+    def test_unknown_target_names_the_nearest(self, dlkit, command, tmp_path):
+        (tmp_path / "x.csv").write_text("age,survived\n" + "1,0\n2,1\n" * 20)
+        assert_error(dlkit(command, "x.csv", "--target", "survivd"), 2, "survivd", "survived")
+
+    def test_target_of_one_class(self, dlkit, command, tmp_path):
+        (tmp_path / "x.csv").write_text("age,alive\n" + "1,no\n2,no\n" * 20)
+        assert_error(dlkit(command, "x.csv", "--target", "alive"), 65, "alive")
+
+    def test_missing_target_values_throughout(self, dlkit, command, tmp_path):
+        (tmp_path / "x.csv").write_text("age,alive\n" + "1,\n2,\n" * 20)
+        assert_error(dlkit(command, "x.csv", "--target", "alive"), 65, "alive")
+
+    def test_nothing_to_learn_from(self, dlkit, command, tmp_path):
+        (tmp_path / "x.csv").write_text("age,alive\n" + ",no\n,yes\n" * 20)
+        assert_error(dlkit(command, "x.csv", "--target", "alive"), 65, "x.csv")
+
+    def test_unknown_layer(self, dlkit, command):
+        assert_error(dlkit(command, "digits", "cnov:8", "gap", "linear:10"), 2, "cnov", "'conv'", "^^^^")
+
+    def test_shape_that_collapses(self, dlkit, command):
+        assert_error(dlkit(command, "digits", "conv:8,k9", "gap", "linear:10"), 2, "conv1", "1x8x8", "9")
+
+    def test_network_that_does_not_fit_the_classes(self, dlkit, command):
+        assert_error(dlkit(command, "digits", "flatten", "linear:7"), 2, "7", "10 classes", "linear:10")
+        assert_error(dlkit(command, "digits", "conv:10,k3"), 2, "10x6x6", "gap")
+
+    def test_nothing_is_left_behind(self, dlkit, command, tmp_path):
+        dlkit(command, "digits", "flatten", "linear:7")
+        assert not list(tmp_path.iterdir())
+
+    def test_no_such_device(self, dlkit, command):
+        assert_error(dlkit(command, "iris", "--device", "cuda:99"), 69, "cuda:99")
+        assert_error(dlkit(command, "iris", "--device", "gpu"), 2, "gpu")
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "0", "-1", "fast"])
+def test_learning_rate_refused_by_name(dlkit, value):
+    assert_error(dlkit("train", "iris", "--lr", value), 2, "--lr", repr(value))
+
+
+def test_an_existing_run_directory_is_refused(dlkit, tmp_path):
+    (tmp_path / "here").mkdir()
+    assert_error(dlkit("train", "iris", "--out", "here"), 73, "here", "exists")
+    assert not list((tmp_path / "here").iterdir())
+
+
+def test_a_run_directory_that_cannot_be_made(dlkit, tmp_path):
+    (tmp_path / "file").write_text("")
+    assert_error(dlkit("train", "iris", "--out", "file/run"), 73, "file/run")
+
+
+def test_hostile_names_reach_no_terminal(terminal, dlkit, tmp_path):
+    """[/] is markup to Rich, ESC a command to the terminal, U+202E turns text around: a table shows them as text."""
+    name = "[/]\x1b[31m\u202e"
+    (tmp_path / "x.csv").write_text(f"{name},y\n" + "1,a\n2,b\n" * 20)
+    shown = terminal("train", "x.csv", "--target", name, "--task", "classification", "--epochs", "1")
+    assert "\x1b[31m\u202e" not in shown.out and "\u202e" not in shown.out
+    asked = dlkit("train", "x.csv", "--target", "nme")
+    assert_error(asked, 2)
+    assert "\x1b" not in asked.err and "\u202e" not in asked.err
+
+
+def test_nothing_moves_off_a_terminal(dlkit):
+    ran = dlkit("train", "iris", "--epochs", "2")
+    assert "\r" not in ran.err and "\x1b" not in ran.err and "━" not in ran.err
+
+
+def test_the_table_is_human_and_the_pipe_exact(terminal, dlkit):
+    words = ["convshape", "resnet50"]
+    assert "25,557,032" in plain(terminal(*words).out)
+    assert "25557032" in dlkit(*words, "--json").out
+
+
+def test_stdin_is_a_network(dlkit):
+    ran = dlkit("convshape", "3x32x32", "-", "-q", stdin="conv:8,k3 # a comment\nrelu\n")
+    assert ran == (0, "8x30x30\n", "")
