@@ -33,18 +33,14 @@ def module(step: Step) -> nn.Module:
 class Net(nn.Module):
     """Modules run in topological order; a result is let go after its last use."""
 
-    def __init__(
-        self, modules: "OrderedDict[str, nn.Module]", sources: list[tuple[int, ...]], output: int
-    ) -> None:
+    def __init__(self, modules: "OrderedDict[str, nn.Module]", sources: list[tuple[int, ...]], output: int) -> None:
         super().__init__()
         for name, child in modules.items():
             self.add_module(name, child)
         last = {source: i for i, row in enumerate(sources) for source in row}
         last[output] = len(sources)
         self._names = list(modules)
-        self._plan = [
-            (row, tuple(source for source in set(row) if last[source] == i)) for i, row in enumerate(sources)
-        ]
+        self._plan = [(row, tuple(source for source in set(row) if last[source] == i)) for i, row in enumerate(sources)]
         self._output = output
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -165,9 +161,7 @@ def _conv_transpose(layer: layers.ConvTranspose, x: Shape) -> nn.Module:
     names = ("stride", "padding", "output_padding", "dilation")
     axes = {name: layers.per_axis(name, getattr(layer, name), rank) for name in names}
     kernel = layers.per_axis("kernel size", layer.kernel_size, rank)
-    return _CONV_TRANSPOSE[rank](
-        x[0], layer.out_channels, kernel, groups=layer.groups, bias=layer.bias, **axes
-    )
+    return _CONV_TRANSPOSE[rank](x[0], layer.out_channels, kernel, groups=layer.groups, bias=layer.bias, **axes)
 
 
 def _max_pool(layer: layers.MaxPool, x: Shape) -> nn.Module:
