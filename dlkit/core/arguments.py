@@ -126,13 +126,10 @@ class Flag(Kind):
     expected = "0 or 1"
 
     def read(self, text: str) -> bool:
-        return {"0": False, "1": True, "false": False, "true": True}.get(text.lower()) or self._false(text)
-
-    @staticmethod
-    def _false(text: str) -> bool:
-        if text.lower() not in ("0", "false"):
+        words = {"0": False, "1": True, "false": False, "true": True}
+        if text.lower() not in words:
             raise ValueError(text)
-        return False
+        return words[text.lower()]
 
     def check(self, value: Any) -> bool:
         if value not in (0, 1):

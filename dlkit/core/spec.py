@@ -93,6 +93,8 @@ class _Part:
     """A piece of the net before repeats are written out: a layer, a sequence, or a join of branches."""
 
     __slots__ = ("count", "depth", "items", "layer", "length", "sealed", "start", "times")
+    count: int  # layers, repeats written out
+    depth: int
 
     def __init__(
         self,
@@ -104,8 +106,6 @@ class _Part:
         sealed: bool = False,
     ) -> None:
         self.start, self.length = start, length
-        self.count: int
-        self.depth: int
         self.layer, self.items, self.times = layer, items, times
         self.sealed = sealed  # a named network: its own positions are not in this text
         self.count = times * ((layer is not None) + sum(item.count for item in items))
@@ -405,13 +405,13 @@ def _is_shape(token: _Token) -> bool:
     return token.kind == "word" and re.match(r"[-+.0-9]", token.text) is not None
 
 
-def _emit(part: _Part, builder: Builder, source: int, place: tuple[int, int] | None = None) -> int:
-    """Build `part` after node `source`; the index of its last node. `place` overrules the places inside."""
-    here = place or (part.start, part.length)
+def _emit(part: _Part, builder: Builder, source: int, at: tuple[int, int] | None = None) -> int:
+    """Build `part` after node `source`; the index of its last node. `at` overrules the places inside."""
+    here = at or (part.start, part.length)
     if part.layer is not None:
-        inputs = tuple(_emit(branch, builder, source, place) for branch in part.items) or (source,)
+        inputs = tuple(_emit(branch, builder, source, at) for branch in part.items) or (source,)
         return builder.add(part.layer, inputs, *here)
     for _ in range(part.times):
         for item in part.items:
-            source = _emit(item, builder, source, here if part.sealed else place)
+            source = _emit(item, builder, source, here if part.sealed else at)
     return source

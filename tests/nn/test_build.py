@@ -3,6 +3,7 @@
 import copy
 import pickle
 import random
+import weakref
 from functools import partial
 
 import pytest
@@ -374,8 +375,6 @@ def test_results_are_let_go_after_their_last_use():
     def count(_module, _inputs, y):
         nonlocal most
         alive.add(id(y))
-        import weakref
-
         weakref.finalize(y, alive.discard, id(y))
         most = max(most, len(alive))
 
