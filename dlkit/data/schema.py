@@ -1,0 +1,207 @@
+"""What a model needs to know about its data, fitted on the training rows alone."""
+
+from dataclasses import asdict, dataclass, fields
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from dlkit.core.errors import bad_data
+from dlkit.data import strict
+from dlkit.data.dataset import Dataset
+from dlkit.data.encode import Encoder, Scale, encoder_from_json, encoder_to_json, fit_encoder, match_type
+from dlkit.data.options import TASKS
+
+FORMAT = 1
+CHUNK_ROWS = 1024
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """The type of images, and mean and standard deviation of each channel, in the images' own units."""
+
+    dtype: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class _Plain:
+    """The fields of a schema that JSON holds as they are."""
+
+    task: str
+    target: str | None
+    classes: tuple[str, ...]
+    target_mean: float | None
+    target_std: float | None
+    input_shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Schema(_Plain):
+    """Columns, categories, classes and scales. `encoders` make a table's features, in order; images have `pixels`."""
+
+    encoders: tuple[Encoder, ...] = ()
+    pixels: Pixels | None = None
+
+    @property
+    def pixel_mean(self) -> tuple[float, ...] | None:
+        return self.pixels.mean if self.pixels else None
+
+    @property
+    def pixel_std(self) -> tuple[float, ...] | None:
+        return self.pixels.std if self.pixels else None
+
+    @cached_property
+    def features(self) -> tuple[str, ...]:
+        """The names of a table's F features."""
+        return tuple(name for encoder in self.encoders for name in encoder.features)
+
+    @cached_property
+    def slices(self) -> dict[str, slice]:
+        """Column name -> where its features are."""
+        stops = np.cumsum([len(encoder.features) for encoder in self.encoders]).tolist()
+        pairs = zip(self.encoders, [0, *stops], stops, strict=False)
+        return {encoder.column: slice(start, stop) for encoder, start, stop in pairs}
+
+    def inputs(self, dataset: Dataset, rows: np.ndarray | None = None) -> np.ndarray:
+        """What a network reads: N×F float32 of a table; N×C×H×W as it is, uint8 or float32, of images.
+
+        Columns are found by name. One that is missing, or holds what training did not: bad data.
+        """
+        return self._images(dataset, rows) if self.pixels else self._table(dataset, rows)
+
+    def _table(self, dataset: Dataset, rows: np.ndarray | None) -> np.ndarray:
+        if dataset.frame is None:
+            raise bad_data(f"{dataset.source}: images, where a table with {len(self.encoders)} columns is needed")
+        out = np.zeros((dataset.rows if rows is None else len(rows), len(self.features)), np.float32)
+        for encoder in self.encoders:
+            if encoder.column not in dataset.frame.columns:
+                raise bad_data(f"{dataset.source}: no column {encoder.column!r}, which the model needs")
+            values = dataset.frame[encoder.column]
+            values = values if rows is None else values.gather(rows)
+            encoder.encode(match_type(encoder, dataset, values, rows), out[:, self.slices[encoder.column]])
+        return out
+
+    def _images(self, dataset: Dataset, rows: np.ndarray | None) -> np.ndarray:
+        assert self.pixels is not None
+        arrays = dataset.arrays
+        needed = f"{_times(self.input_shape)} of {self.pixels.dtype}"
+        if arrays is None:
+            raise bad_data(f"{dataset.source}: a table, where images {needed} are needed")
+        if arrays.shape[1:] != self.input_shape or arrays.dtype != self.pixels.dtype:
+            found = f"{_times(arrays.shape[1:])} of {arrays.dtype}"
+            raise bad_data(f"{dataset.source}: images are {found}, where {needed} are needed")
+        return arrays if rows is None else arrays[rows]
+
+    def targets(self, dataset: Dataset, rows: np.ndarray | None = None) -> np.ndarray:
+        """N int64 indices into `classes`, or N float32 standardised values."""
+        if dataset.task != self.task:
+            raise bad_data(f"{dataset.source}: the target makes a {dataset.task}, where {self.task} was trained")
+        labels = dataset.labels if rows is None else dataset.labels[rows]
+        if self.task == "regression":
+            assert self.target_mean is not None and self.target_std is not None
+            return ((labels - self.target_mean) / self.target_std).astype(np.float32)
+        index = {name: i for i, name in enumerate(self.classes)}
+        unknown = [name for name in dataset.classes if name not in index]
+        if unknown:
+            raise bad_data(f"{dataset.source}: the class {unknown[0]!r} was not there in training")
+        return np.array([index[name] for name in dataset.classes], np.int64)[labels]
+
+    def unscale(self, predictions: np.ndarray) -> np.ndarray:
+        """A regression's outputs in the target's units, float64."""
+        assert self.target_mean is not None and self.target_std is not None
+        return np.asarray(predictions, np.float64) * self.target_std + self.target_mean
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON types, in full precision: `from_json` gives back an equal schema."""
+        return {
+            "format": FORMAT,
+            **{field.name: _plain(getattr(self, field.name)) for field in fields(_Plain)},
+            "columns": [encoder_to_json(encoder) for encoder in self.encoders],
+            "pixels": self.pixels and {name: _plain(value) for name, value in asdict(self.pixels).items()},
+        }
+
+    @classmethod
+    def from_json(cls, data: object) -> "Schema":
+        """A schema out of what `to_json` made; anything else is bad data."""
+        where = "schema"
+        names = {field.name for field in fields(_Plain)}
+        values = dict(strict.members(data, where, names | {"format", "columns", "pixels"}))
+        strict.check(values.pop("format") == FORMAT, where, f"not of format {FORMAT}: written by another version?")
+        columns, pixels = values.pop("columns"), values.pop("pixels")
+        strict.check(isinstance(columns, list), where, "columns is not a list")
+        encoders = tuple(encoder_from_json(column, f"{where}: column {i}") for i, column in enumerate(columns, 1))
+        plain = strict.read(_Plain, values, where)
+        images = None if pixels is None else strict.read(Pixels, pixels, f"{where}: pixels")
+        schema = cls(**vars(plain), encoders=encoders, pixels=images)
+        schema._check()
+        return schema
+
+    def _check(self) -> None:
+        """What the types alone do not say."""
+        where, shape, pixels = "schema", self.input_shape, self.pixels
+        is_regression = self.task == "regression"
+        strict.check(self.task in TASKS, where, f"no such task as {self.task!r:.40}")
+        strict.check(is_regression == (self.target_std is not None), where, "target_std does not fit the task")
+        strict.check(is_regression == (self.target_mean is not None), where, "target_mean does not fit the task")
+        strict.check((self.target_std or 1) > 0, where, "target_std is not positive")
+        unique = len(set(self.classes)) == len(self.classes)
+        strict.check(unique and is_regression == (len(self.classes) < 2), where, "classes do not fit the task")
+        strict.check(len(self.slices) == len(self.encoders), where, "a column is there twice")
+        if pixels is None:
+            strict.check(shape == (len(self.features),) and shape > (0,), where, "input_shape does not fit the columns")
+            return
+        strict.check(not self.encoders, where, "both columns and pixels")
+        strict.check(len(shape) == 3 and min(shape) > 0, where, "input_shape is not C×H×W")
+        strict.check(pixels.dtype in ("uint8", "float32"), where, f"no images of {pixels.dtype!r:.40}")
+        strict.check(len(pixels.mean) == len(pixels.std) == shape[0], where, "pixels do not fit input_shape")
+        strict.check(min(pixels.std) > 0, where, "a pixel std is not positive")
+
+
+def fit_schema(dataset: Dataset, rows: np.ndarray) -> Schema:
+    """Learn columns, categories and scales from `rows`; no other row has any influence."""
+    mean = std = None
+    if dataset.task == "regression":
+        scale = Scale.fit(dataset.labels[rows], f"{dataset.source}: the target {dataset.target!r}")
+        mean, std = (scale.mean, scale.std) if scale else (float(dataset.labels[rows][0]), 1.0)
+    common = (dataset.task, dataset.target, dataset.classes, mean, std)
+    if dataset.arrays is not None:
+        return Schema(*common, dataset.arrays.shape[1:], pixels=_fit_pixels(dataset.arrays, rows))
+    assert dataset.frame is not None
+    train = dataset.frame[rows]
+    fitted = (fit_encoder(column, train[column.name]) for column in dataset.columns)
+    encoders = tuple(encoder for encoder in fitted if encoder)
+    if not encoders:
+        raise bad_data(f"{dataset.source}: every column has one value on the training side: nothing to learn from")
+    return Schema(*common, (sum(len(encoder.features) for encoder in encoders),), encoders)
+
+
+def _fit_pixels(arrays: np.ndarray, rows: np.ndarray) -> Pixels:
+    """Exact for bytes, whose values are counted; float64 sums otherwise. A channel of one value has std 1."""
+    chunks = [rows[i : i + CHUNK_ROWS] for i in range(0, len(rows), CHUNK_ROWS)]
+    moments = _byte_moments if arrays.dtype == np.uint8 else _float_moments
+    found = [moments(arrays[:, channel], chunks) for channel in range(arrays.shape[1])]
+    mean, std = zip(*((float(m), float(s) if s > 0 else 1.0) for m, s in found), strict=True)
+    return Pixels(str(arrays.dtype), mean, std)
+
+
+def _byte_moments(channel: np.ndarray, chunks: list[np.ndarray]) -> tuple[float, float]:
+    counts = np.sum([np.bincount(channel[rows].ravel(), minlength=256) for rows in chunks], axis=0)
+    values = np.arange(256)
+    mean = (counts * values).sum() / counts.sum()
+    return mean, np.sqrt((counts * (values - mean) ** 2).sum() / counts.sum())
+
+
+def _float_moments(channel: np.ndarray, chunks: list[np.ndarray]) -> tuple[float, float]:
+    size = sum(len(rows) for rows in chunks) * channel[0].size
+    mean = sum(channel[rows].sum(dtype=np.float64) for rows in chunks) / size
+    return mean, np.sqrt(sum(((channel[rows] - mean) ** 2).sum(dtype=np.float64) for rows in chunks) / size)
+
+
+def _times(shape: tuple[int, ...]) -> str:
+    return "×".join(map(str, shape))
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
