@@ -30,6 +30,22 @@ def dlkit(tmp_path):
 
 
 @pytest.fixture
+def inside(tmp_path, monkeypatch, capfd):
+    """inside(*args) runs the command line in this process, where torch is loaded once for many tests."""
+    from dlkit.cli import run
+    from dlkit.core import console
+
+    def ran(*args: str) -> Ran:
+        monkeypatch.chdir(tmp_path)
+        capfd.readouterr()
+        code = int(run(list(args)))
+        console.quiet = False
+        return Ran(code, *capfd.readouterr())
+
+    return ran
+
+
+@pytest.fixture
 def terminal(tmp_path):
     """terminal(*args, **environment) runs the command line on a terminal; stdout and stderr are one."""
 

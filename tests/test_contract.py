@@ -182,80 +182,80 @@ def test_signals_while_waiting_for_input(tmp_path, signum, code):
 class TestBadInput:
     """Files that are not there, or not what they seem."""
 
-    def test_missing_file_names_the_nearest(self, dlkit, command, tmp_path):
+    def test_missing_file_names_the_nearest(self, inside, command, tmp_path):
         (tmp_path / "titanic.csv").write_text("a,b\n1,2\n")
-        assert_error(dlkit(command, "titanik.csv", "--target", "a"), 66, "titanik.csv", "titanic.csv")
+        assert_error(inside(command, "titanik.csv", "--target", "a"), 66, "titanik.csv", "titanic.csv")
 
-    def test_empty_file(self, dlkit, command, tmp_path):
+    def test_empty_file(self, inside, command, tmp_path):
         (tmp_path / "x.csv").write_text("")
-        assert_error(dlkit(command, "x.csv", "--target", "a"), 65, "x.csv", "empty")
+        assert_error(inside(command, "x.csv", "--target", "a"), 65, "x.csv")
 
-    def test_directory_without_images(self, dlkit, command, tmp_path):
+    def test_directory_without_images(self, inside, command, tmp_path):
         (tmp_path / "folder").mkdir()
-        assert_error(dlkit(command, "folder"), 65, "folder")
+        assert_error(inside(command, "folder"), 65, "folder")
 
-    def test_binary_as_csv(self, dlkit, command, tmp_path):
+    def test_binary_as_csv(self, inside, command, tmp_path):
         (tmp_path / "x.csv").write_bytes(bytes(range(256)) * 10)
-        assert_error(dlkit(command, "x.csv", "--target", "a"), 65, "x.csv")
+        assert_error(inside(command, "x.csv", "--target", "a"), 65, "x.csv")
 
-    def test_ragged_row(self, dlkit, command, tmp_path):
+    def test_ragged_row(self, inside, command, tmp_path):
         (tmp_path / "x.csv").write_text("a,b\n1,2\n1,2,3\n")
-        assert_error(dlkit(command, "x.csv", "--target", "a"), 65, "x.csv", "line 3", "3")
+        assert_error(inside(command, "x.csv", "--target", "a"), 65, "x.csv", "line 3", "3")
 
     @pytest.mark.parametrize("header", ["a,a", "a,"])
-    def test_bad_headers(self, dlkit, command, tmp_path, header):
+    def test_bad_headers(self, inside, command, tmp_path, header):
         (tmp_path / "x.csv").write_text(f"{header}\n1,2\n")
-        assert_error(dlkit(command, "x.csv", "--target", "a"), 65, "x.csv")
+        assert_error(inside(command, "x.csv", "--target", "a"), 65, "x.csv")
 
-    def test_unknown_target_names_the_nearest(self, dlkit, command, tmp_path):
+    def test_unknown_target_names_the_nearest(self, inside, command, tmp_path):
         (tmp_path / "x.csv").write_text("age,survived\n" + "1,0\n2,1\n" * 20)
-        assert_error(dlkit(command, "x.csv", "--target", "survivd"), 2, "survivd", "survived")
+        assert_error(inside(command, "x.csv", "--target", "survivd"), 2, "survivd", "survived")
 
-    def test_target_of_one_class(self, dlkit, command, tmp_path):
+    def test_target_of_one_class(self, inside, command, tmp_path):
         (tmp_path / "x.csv").write_text("age,alive\n" + "1,no\n2,no\n" * 20)
-        assert_error(dlkit(command, "x.csv", "--target", "alive"), 65, "alive")
+        assert_error(inside(command, "x.csv", "--target", "alive"), 65, "alive")
 
-    def test_missing_target_values_throughout(self, dlkit, command, tmp_path):
+    def test_missing_target_values_throughout(self, inside, command, tmp_path):
         (tmp_path / "x.csv").write_text("age,alive\n" + "1,\n2,\n" * 20)
-        assert_error(dlkit(command, "x.csv", "--target", "alive"), 65, "alive")
+        assert_error(inside(command, "x.csv", "--target", "alive"), 65, "alive")
 
-    def test_nothing_to_learn_from(self, dlkit, command, tmp_path):
+    def test_nothing_to_learn_from(self, inside, command, tmp_path):
         (tmp_path / "x.csv").write_text("age,alive\n" + ",no\n,yes\n" * 20)
-        assert_error(dlkit(command, "x.csv", "--target", "alive"), 65, "x.csv")
+        assert_error(inside(command, "x.csv", "--target", "alive"), 65, "x.csv")
 
-    def test_unknown_layer(self, dlkit, command):
-        assert_error(dlkit(command, "digits", "cnov:8", "gap", "linear:10"), 2, "cnov", "'conv'", "^^^^")
+    def test_unknown_layer(self, inside, command):
+        assert_error(inside(command, "digits", "cnov:8", "gap", "linear:10"), 2, "cnov", "'conv'", "^^^^")
 
-    def test_shape_that_collapses(self, dlkit, command):
-        assert_error(dlkit(command, "digits", "conv:8,k9", "gap", "linear:10"), 2, "conv1", "1x8x8", "9")
+    def test_shape_that_collapses(self, inside, command):
+        assert_error(inside(command, "digits", "conv:8,k9", "gap", "linear:10"), 2, "conv1", "1x8x8", "9")
 
-    def test_network_that_does_not_fit_the_classes(self, dlkit, command):
-        assert_error(dlkit(command, "digits", "flatten", "linear:7"), 2, "7", "10 classes", "linear:10")
-        assert_error(dlkit(command, "digits", "conv:10,k3"), 2, "10x6x6", "gap")
+    def test_network_that_does_not_fit_the_classes(self, inside, command):
+        assert_error(inside(command, "digits", "flatten", "linear:7"), 2, "7", "10 classes", "linear:10")
+        assert_error(inside(command, "digits", "conv:10,k3"), 2, "10x6x6", "gap")
 
-    def test_nothing_is_left_behind(self, dlkit, command, tmp_path):
-        dlkit(command, "digits", "flatten", "linear:7")
+    def test_nothing_is_left_behind(self, inside, command, tmp_path):
+        inside(command, "digits", "flatten", "linear:7")
         assert not list(tmp_path.iterdir())
 
-    def test_no_such_device(self, dlkit, command):
-        assert_error(dlkit(command, "iris", "--device", "cuda:99"), 69, "cuda:99")
-        assert_error(dlkit(command, "iris", "--device", "gpu"), 2, "gpu")
+    def test_no_such_device(self, inside, command):
+        assert_error(inside(command, "iris", "--device", "cuda:99"), 69, "cuda:99")
+        assert_error(inside(command, "iris", "--device", "gpu"), 2, "gpu")
 
 
 @pytest.mark.parametrize("value", ["nan", "inf", "0", "-1", "fast"])
-def test_learning_rate_refused_by_name(dlkit, value):
-    assert_error(dlkit("train", "iris", "--lr", value), 2, "--lr", repr(value))
+def test_learning_rate_refused_by_name(inside, value):
+    assert_error(inside("train", "iris", "--lr", value), 2, "--lr", repr(value))
 
 
-def test_an_existing_run_directory_is_refused(dlkit, tmp_path):
+def test_an_existing_run_directory_is_refused(inside, tmp_path):
     (tmp_path / "here").mkdir()
-    assert_error(dlkit("train", "iris", "--out", "here"), 73, "here", "exists")
+    assert_error(inside("train", "iris", "--out", "here"), 73, "here", "exists")
     assert not list((tmp_path / "here").iterdir())
 
 
-def test_a_run_directory_that_cannot_be_made(dlkit, tmp_path):
+def test_a_run_directory_that_cannot_be_made(inside, tmp_path):
     (tmp_path / "file").write_text("")
-    assert_error(dlkit("train", "iris", "--out", "file/run"), 73, "file/run")
+    assert_error(inside("train", "iris", "--out", "file/run"), 73, "file/run")
 
 
 def test_hostile_names_reach_no_terminal(terminal, dlkit, tmp_path):
