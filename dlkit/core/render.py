@@ -54,13 +54,15 @@ def _put(text: str, flush: bool = False) -> None:
 
 
 def exact(value: Any) -> str:
-    """A value in full precision as one machine-readable cell: lists join by x, None is empty, booleans in lower case."""
+    """A value in full precision as one machine-readable cell: lists join by x, None is empty, flags in lower case."""
     if value is None:
         return ""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, (list, tuple)):
         return "x".join(exact(v) for v in value)
+    if isinstance(value, int):
+        return units.exact(value)
     return repr(value) if isinstance(value, float) else str(value)
 
 
@@ -77,6 +79,12 @@ def human(value: Any, kind: str) -> str:
         return units.si(value)
     if kind == "seconds":
         return units.seconds(value)
+    if kind == "flops":
+        return units.operations(value)
+    if kind == "bytes":
+        return units.binary(value)
+    if kind == "money":
+        return f"{value:,.2f}"
     if kind == "share":
         return f"{100 * value:.2f} %"
     if kind == "int":

@@ -66,7 +66,8 @@ def main() -> None:
         theirs, (mine, metric) = plain(job, given.epochs), ours(job, given.epochs)
         ratios.append(mine / theirs)
         print(f"plain {theirs:10.0f} rows/s   dlkit {mine:10.0f} rows/s   ratio {ratios[-1]:.3f}")
-    print(f"median ratio {statistics.median(ratios):.3f}; {job.objective.metric} after {given.epochs} epochs {metric:.4f}")
+    ratio = statistics.median(ratios)
+    print(f"median ratio {ratio:.3f}; {job.objective.metric} after {given.epochs} epochs {metric:.4f}")
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ def test_the_rules_on_a_bowl():
     assert math.log10(found.minimum) == pytest.approx(xs[ys.argmin()] - 1, abs=0.06)
     assert math.log10(found.steep) == pytest.approx(xs[np.gradient(ys, xs)[: ys.argmin()].argmin()], abs=0.06)
     assert found.valley < found.minimum * 10 and found.slide is not None
-    assert min(found.valley, found.steep, found.minimum) <= found.consensus <= max(found.valley, found.steep, found.minimum)
+    assert found.consensus == sorted([found.valley, found.steep, found.minimum])[1]
 
 
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 1e4])

@@ -41,7 +41,7 @@ def test_the_run_directory(inside, tmp_path):
     logged = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert logged == answer["rows"] and [row["epoch"] for row in logged] == [1, 2, 3]
     assert answer["summary"]["best"] == max(row["accuracy"] for row in logged)
-    assert not [p for p in run.rglob(".*")]
+    assert not list(run.rglob(".*"))
     assert trained(inside, "iris", "--epochs", "1")["summary"]["run"].endswith("iris-mlp-2")
 
 
