@@ -156,8 +156,9 @@ def advance(before: Verdict, reads: Reads) -> Verdict:
         return Verdict(WHOLE)
     if reads == POINTWISE or isinstance(reads, str) or not isinstance(before.reach, tuple):
         return before
+    fields = before.reach or (INPUT,) * len(reads)  # a vector of tokens becomes an axis
     axes = []
-    for field, taps in zip(before.reach, reads, strict=True):
+    for field, taps in zip(fields, reads, strict=True):
         after = _compose(field, taps)
         if isinstance(after, int):
             return _too_long(after)
@@ -185,6 +186,20 @@ def unite(branches: list[Verdict]) -> Verdict:
             return _too_long(period)
         axes.append(_union(fields, period))
     return Verdict(tuple(axes))
+
+
+def spread(gate: Verdict, size: tuple[int, ...], over: tuple[int, ...], input: tuple[int, ...]) -> Verdict:
+    """The field of a branch of spatial `size` where it multiplies a map of size `over`, the net's input being `input`.
+
+    A gate of size 1 is the same everywhere: the field is the whole input if that is what the gate sees.
+    """
+    if size == over or not isinstance(gate.reach, tuple):
+        return gate
+    seen = [field.interval(0) for field in gate.reach]
+    everything = all(s and s[0] <= 0 and s[1] >= end - 1 for s, end in zip(seen, input, strict=True))
+    if everything and set(size) <= {1}:
+        return Verdict(WHOLE)
+    return Verdict(None, f"a gate of {'x'.join(map(str, size))} that sees a part of the input multiplies a larger map")
 
 
 def _union(fields: Iterable[Field], period: int) -> Field:

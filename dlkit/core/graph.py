@@ -4,7 +4,7 @@ from math import prod
 from typing import NamedTuple, NoReturn
 
 from dlkit.core.errors import DlkitError
-from dlkit.core.field import INPUT, Reach, Reads, Verdict, advance, unite
+from dlkit.core.field import INPUT, Reach, Reads, Verdict, advance, spread, unite
 from dlkit.core.layers import Join, Layer, Shape, show
 
 SOURCE = -1  # the graph's input, where a node's inputs name it
@@ -77,16 +77,18 @@ class Step(NamedTuple):
     field: Reach
     undefined: str  # why `field` is None
     activations: int
+    active_params: int  # those that one position uses: fewer than `params` in a mixture of experts
 
 
 class Totals(NamedTuple):
-    """A whole network. `field` is that of the last layer with a local field, whose index is `local`."""
+    """A whole network. `field` is that of its last map (before gap or flatten), the step with index `last_map`."""
 
     params: int
     macs: int
     output: Shape
     field: Reach
-    local: int | None
+    last_map: int | None
+    active_params: int
 
 
 def walk(graph: Graph, input: Shape) -> list[Step]:
@@ -100,11 +102,15 @@ def walk(graph: Graph, input: Shape) -> list[Step]:
         key = id(node.layer), inputs
         cost = costs.get(key) or costs.setdefault(key, _cost(graph, node, inputs))
         before = [verdicts[i + 1] for i in node.inputs]
-        verdict = unite(before) if isinstance(node.layer, Join) else advance(before[0], cost.reads)
+        if isinstance(node.layer, Join):
+            size = cost.output[1:]
+            verdict = unite([spread(v, x[1:], size, input[1:]) for v, x in zip(before, inputs, strict=True)])
+        else:
+            verdict = advance(before[0], cost.reads)
         shapes.append(cost.output)
         verdicts.append(verdict)
-        text, output, params, macs, _ = cost
-        counts = params, macs, *verdict, prod(output)
+        text, output, params, macs, _, active = cost
+        counts = params, macs, *verdict, prod(output), active
         steps.append(Step(node.name, node.layer.op, node.layer, text, node.inputs, inputs, output, *counts))
     return steps
 
@@ -117,13 +123,15 @@ class _Cost(NamedTuple):
     params: int
     macs: int
     reads: Reads
+    active_params: int
 
 
 def _cost(graph: Graph, node: Node, inputs: tuple[Shape, ...]) -> _Cost:
     layer, x = node.layer, inputs[0]
     try:
         output = layer.output(*inputs)
-        return _Cost(str(layer), output, layer.params(x), layer.macs(x, output), layer.reads(x))
+        counts = layer.params(x), layer.macs(x, output), layer.reads(x), layer.active_params(x)
+        return _Cost(str(layer), output, *counts)
     except DlkitError as error:
         raise _misfit(graph, node, inputs, error) from None
 
@@ -141,19 +149,21 @@ def _misfit(graph: Graph, node: Node, inputs: tuple[Shape, ...], error: DlkitErr
 
 
 def totals(steps: list[Step]) -> Totals:
-    """Sums over a walk, its last output, and the last local receptive field (before gap or flatten)."""
-    local = next((i for i in reversed(range(len(steps))) if _is_local(steps[i])), None)
+    """Sums over a walk, its last output, and the receptive field of its last map."""
+    last = next((i for i in reversed(range(len(steps))) if _is_map(steps[i])), None)
     return Totals(
         sum(step.params for step in steps),
         sum(step.macs for step in steps),
         steps[-1].output,
-        None if local is None else steps[local].field,
-        local,
+        None if last is None else steps[last].field,
+        last,
+        sum(step.active_params for step in steps),
     )
 
 
-def _is_local(step: Step) -> bool:
-    return isinstance(step.field, tuple) and len(step.field) > 0
+def _is_map(step: Step) -> bool:
+    """Not the summary of a map: a field of its own, or more than one position."""
+    return bool(step.output[1:]) and (isinstance(step.field, tuple) or prod(step.output[1:]) > 1)
 
 
 class _Writer:

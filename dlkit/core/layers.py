@@ -32,7 +32,7 @@ class Layer:
 
     names: ClassVar[tuple[str, ...]] = ()  # the canonical one first
     arguments: ClassVar[tuple[Argument, ...]] = ()
-    bare: ClassVar[str] = ""  # the argument that a bare number sets
+    bare: ClassVar[str] = ""  # the arguments that bare numbers set, one after the other
     example: ClassVar[str] = ""
 
     def __init__(self, **values: Any) -> None:
@@ -70,6 +70,10 @@ class Layer:
         """Learned parameters; buffers such as running statistics are not counted."""
         return 0
 
+    def active_params(self, x: Shape) -> int:
+        """Parameters that one position uses: fewer than all in a mixture of experts."""
+        return self.params(x)
+
     def macs(self, x: Shape, y: Shape) -> int:
         """Multiply-accumulates for one sample with input `x` and output `y`."""
         return 0
@@ -80,12 +84,13 @@ class Layer:
 
     def __str__(self) -> str:
         parts: list[str] = []
-        for argument in self.arguments:
+        numbers = self.bare.split()
+        for argument in sorted(self.arguments, key=lambda a: a.name not in numbers):
             value = getattr(self, argument.name)
             default = argument.default
             if default is REQUIRED or value != (default if default is None else argument.check(default)):
-                bare = argument.name == self.bare
-                parts.insert(0 if bare else len(parts), argument.write(value, bare))
+                bare = numbers[len(parts) : len(parts) + 1] == [argument.name]
+                parts.append(argument.write(value, bare))
         return f"{self.op}:{','.join(parts)}" if parts else self.op
 
     def __repr__(self) -> str:
@@ -266,6 +271,22 @@ class DepthwiseConv(Conv):
 
     def channels(self, x: Shape) -> tuple[int, int]:
         return x[0] * self.multiplier, x[0]
+
+
+class Yolo(Conv):
+    """A YOLO head: a 1×1 convolution to anchors·(4 + classes + 1) channels, a box, its classes and objectness."""
+
+    names = ("yolo",)
+    arguments = (Argument("anchors", Whole()), Argument("classes", Whole()), _BIAS)
+    bare = "anchors classes"
+    example = "yolo:3,80"
+    kernel_size, stride, padding = (1,), (1,), ((0, 0),)
+
+    anchors: int
+    classes: int
+
+    def channels(self, x: Shape) -> tuple[int, int]:
+        return self.anchors * (4 + self.classes + 1), 1
 
 
 class ConvTranspose(Layer):
@@ -818,14 +839,28 @@ class Cat(Join):
         return (sum(x[0] for x in inputs), *inputs[0][1:])
 
 
+class Mul(Join):
+    """The product of the branches. A gate may be smaller: 1 along an axis, or a vector with one value a channel."""
+
+    names = ("mul",)
+    example = "mul(gap linear:64 sigmoid | )"
+
+    def output(self, *inputs: Shape) -> Shape:
+        y = max(inputs, key=lambda x: (len(x), x))
+        for x in inputs:
+            if len(x) not in (1, len(y)) or any(a not in (1, b) for a, b in zip(x, y, strict=False)):
+                raise DlkitError(f"a gate must be {show(y)}, 1 where it is smaller, or a vector of {y[0]}")
+        return y
+
+
 _CLASSES: tuple[type[Layer], ...] = (
-    *(Conv, DepthwiseConv, ConvTranspose),
+    *(Conv, DepthwiseConv, Yolo, ConvTranspose),
     *(MaxPool, AvgPool, AdaptiveAvgPool, AdaptiveMaxPool, GlobalAvgPool, Upsample),
     *(Linear, Flatten, Identity, Dropout),
     *(BatchNorm, InstanceNorm, GroupNorm, LayerNorm, RMSNorm),
     *(Sigmoid, Tanh, ReLU, ReLU6, LogSigmoid, SELU, SiLU, Mish, Hardswish, Hardsigmoid),
     *(LeakyReLU, ELU, Softplus, GELU, PReLU, Softmax, Softmin, LogSoftmax),
-    *(Sum, Cat),
+    *(Sum, Cat, Mul),
 )
 
 CATALOGUE: Final[dict[str, type[Layer]]] = {name: layer for layer in _CLASSES for name in layer.names}

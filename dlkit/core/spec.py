@@ -1,7 +1,7 @@
 """The network language: text -> Graph.
 
     net     = [shape] item …                    3x224x224 conv:64,k7,s2,p3 bn relu
-    item    = layer | name | "(" items ")" | N "*" item | ("sum" | "cat") "(" items "|" items … ")"
+    item    = layer | name | "(" items ")" | N "*" item | ("sum" | "cat" | "mul") "(" items "|" items … ")"
     layer   = name [":" argument ","…]          conv:64,k3,padding=1
     lines   : name = items                      a definition, for later lines; # starts a comment
 
@@ -178,7 +178,9 @@ class _Parser:
         if token.kind == "close":
             self.fail(token.start, 1, "')' without '('")
         if token.kind == "bar":
-            self.fail(token.start, 1, "'|' outside of sum(…) and cat(…)", "it separates branches, as in sum(a | b)")
+            self.fail(
+                token.start, 1, "'|' outside of sum(…), cat(…) and mul(…)", "it separates branches, as in sum(a | b)"
+            )
 
     def definition(self, name: _Token) -> None:
         if name.text in CATALOGUE:
@@ -254,7 +256,9 @@ class _Parser:
         if token.kind == "end":
             self.fail(opened.start, 1, "'(' without ')'")
         if token.kind == "bar":
-            self.fail(token.start, 1, "'|' outside of sum(…) and cat(…)", "it separates branches, as in sum(a | b)")
+            self.fail(
+                token.start, 1, "'|' outside of sum(…), cat(…) and mul(…)", "it separates branches, as in sum(a | b)"
+            )
 
     def join(self, token: _Token, kind: type[Layer]) -> _Part:
         if self.next.kind != "open":
@@ -333,9 +337,9 @@ class _Parser:
         """The layer that a word stands for; equal words share one object."""
         if token.text in self.words:
             return self.words[token.text]
-        values = {}
+        values: dict[str, Any] = {}
         for start, text in _split(token):
-            argument, value, offset = self.argument(kind, start, text)
+            argument, value, offset = self.argument(kind, start, text, values)
             if argument.name in values:
                 self.fail(start, len(text), f"{kind.names[0]}'s {argument.name} is given twice", kind.takes())
             values[argument.name] = self.value(kind.names[0], argument, value, start + offset)
@@ -354,7 +358,7 @@ class _Parser:
             what = f"{owner}'s {argument.name} is {text!r}" if text else f"{owner}'s {argument.name} has no value"
             self.fail(start, len(text), what, f"it must be {argument.kind.expected}")
 
-    def argument(self, kind: type[Layer], start: int, text: str) -> tuple[Argument, str, int]:
+    def argument(self, kind: type[Layer], start: int, text: str, given: dict[str, Any]) -> tuple[Argument, str, int]:
         """The argument that `text` sets, its value's text, and where in `text` that begins."""
         op, (key, equals, value) = kind.names[0], text.partition("=")
         if not text:
@@ -362,7 +366,7 @@ class _Parser:
         if equals:
             found = next((a for a in kind.arguments if key in (a.name, a.short)), None)
             return (found, value, len(key) + 1) if found else self.no_argument(kind, start, key)
-        bare = next((a for a in kind.arguments if a.name == kind.bare), None)
+        bare = _bare(kind, given)
         if re.match(r"[-+.0-9]|(nan|inf(inity)?)$", text, re.IGNORECASE):
             if not bare:
                 self.fail(start, len(text), f"{op} takes no bare number, here {text!r},", kind.takes())
@@ -393,6 +397,13 @@ def _split(token: _Token) -> Iterator[tuple[int, str]]:
     for text in rest.split(",") if colon else ():
         yield at, text
         at += len(text) + 1
+
+
+def _bare(kind: type[Layer], given: dict[str, Any]) -> Argument | None:
+    """The argument that the next bare number sets: the first not given; else the last, which is then given twice."""
+    names = kind.bare.split()
+    name = next((name for name in names if name not in given), names[-1] if names else "")
+    return next((a for a in kind.arguments if a.name == name), None)
 
 
 def _sample(argument: Argument) -> str:

@@ -1,42 +1,74 @@
-"""Named networks, written in the network language: texts to read, copy and change.
+"""Named networks: what there is, and the text that each name stands for.
 
-The definitions are torchvision's (ResNets with the stride in the 3×3), so that parameters and MACs are its
-published ones; LeNet is LeNet-5 of LeCun et al. 1998 with full connections. Texts are made when asked for.
+Texts are made when asked for. Where no other source is named they are torchvision's definitions (ResNets
+with the stride in the 3×3), so that parameters and MACs are its published ones; auxiliary heads are left out.
 """
 
+from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
+from dlkit.core import zoo_conv as conv
 from dlkit.core.errors import DlkitError, nearest
 from dlkit.core.layers import Shape, show
 
 
 class Info(NamedTuple):
-    """A named network: its input, what it is, and the options it takes with their defaults."""
+    """A named network: its input, what it is, the options it takes with their defaults, and who writes it."""
 
     name: str
     input: Shape
     summary: str
     options: dict[str, int]
+    write: Callable[[int], list[str]]  # number of outputs -> lines of text
 
 
-_RESNETS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
-_VGGS = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
+WIDTH = 120
 _IMAGENET = {"classes": 1000, "channels": 3}
+
+
+def _imagenet(name: str, summary: str, write: Callable[[int], list[str]], size: int = 224) -> Info:
+    return Info(name, (3, size, size), summary, _IMAGENET, write)
+
+
+_DIGITS = {"classes": 10, "channels": 1}
+_VGG, _RESNET = "VGG-{}, Simonyan and Zisserman 2014", "ResNet-{}, He et al. 2015"
+_V1 = "ResNet-{} with the stride in the 1×1 and TensorFlow's pooling, He et al. 2015"
+_DENSENET, _SQUEEZENET = "DenseNet-{}, Huang et al. 2016", "SqueezeNet {}, Iandola et al. 2016"
+_RESNEXT, _WIDE = "ResNeXt-50 32×4d, Xie et al. 2016", "Wide ResNet-50-2, Zagoruyko and Komodakis 2016"
+_V2, _V3 = "Inception v2 (BN-Inception) of TensorFlow-slim", "Inception v3, Szegedy et al. 2015"
+_MOBILE1, _MOBILE2 = "MobileNet v1 of TensorFlow-slim, Howard et al. 2017", "MobileNet v2, Sandler et al. 2018"
 
 _INFOS = {
     info.name: info
     for info in (
-        Info("lenet", (1, 28, 28), "LeNet-5, LeCun et al. 1998", {"classes": 10, "channels": 1}),
-        Info("alexnet", (3, 224, 224), "AlexNet on one GPU, Krizhevsky 2014", _IMAGENET),
-        *(Info(f"vgg{n}", (3, 224, 224), f"VGG-{n}, Simonyan and Zisserman 2014", _IMAGENET) for n in _VGGS),
-        *(Info(f"vgg{n}_bn", (3, 224, 224), f"VGG-{n} with batch normalisation", _IMAGENET) for n in _VGGS),
-        *(Info(f"resnet{n}", (3, 224, 224), f"ResNet-{n}, He et al. 2015", _IMAGENET) for n in _RESNETS),
+        Info("lenet", (1, 28, 28), "LeNet-5 with full connections, LeCun et al. 1998", _DIGITS, conv.lenet),
+        _imagenet("alexnet", "AlexNet on one GPU, Krizhevsky 2014", conv.alexnet),
+        *(_imagenet(f"vgg{n}", _VGG.format(n), partial(conv.vgg, n, "")) for n in conv.VGGS),
+        *(_imagenet(f"vgg{n}_bn", f"VGG-{n} with batch normalisation", partial(conv.vgg, n, " bn")) for n in conv.VGGS),
+        *(_imagenet(f"resnet{n}", _RESNET.format(n), partial(conv.resnet, n)) for n in conv.RESNETS),
+        *(_imagenet(f"resnet{n}_v1", _V1.format(n), partial(conv.resnet_v1, n)) for n in conv.RESNETS if n >= 50),
+        _imagenet("resnext50_32x4d", _RESNEXT, partial(conv.resnet, 50, groups=32)),
+        _imagenet("wide_resnet50_2", _WIDE, partial(conv.resnet, 50, wide=2)),
+        _imagenet("googlenet", "GoogLeNet, Szegedy et al. 2014 (its 5×5 branch a 3×3, as published)", conv.googlenet),
+        _imagenet("inception_v2", _V2, conv.inception_v2),
+        _imagenet("inception_v3", _V3, conv.inception_v3, 299),
+        *(_imagenet(f"densenet{n}", _DENSENET.format(n), partial(conv.densenet, n)) for n in conv.DENSENETS),
+        _imagenet("squeezenet1_0", _SQUEEZENET.format("1.0"), conv.squeezenet1_0),
+        _imagenet("squeezenet1_1", _SQUEEZENET.format("1.1"), conv.squeezenet1_1),
+        _imagenet("mobilenet_v1", _MOBILE1, conv.mobilenet_v1),
+        _imagenet("mobilenet_v2", _MOBILE2, conv.mobilenet_v2),
+        _imagenet("efficientnet_b0", "EfficientNet-B0 (squeeze-excite), Tan and Le 2019", conv.efficientnet_b0),
+        Info("unet", (3, 256, 256), "pix2pix generator: a U-Net of 8 levels, Isola et al. 2016",
+             {"classes": 3, "channels": 3}, conv.unet),
+        Info("patchgan", (6, 256, 256), "pix2pix discriminator: 70×70 PatchGAN, Isola et al. 2016",
+             {"classes": 1, "channels": 6}, conv.patchgan),
     )
-}
+}  # fmt: skip
 
 
 def names() -> list[str]:
-    """The named networks, smallest family first."""
+    """The named networks, family by family."""
     return list(_INFOS)
 
 
@@ -56,77 +88,15 @@ def text(name: str, **overrides: int) -> str:
         if value < 1:
             raise DlkitError(f"{option} of {name} must be a whole number of at least 1; got {value}")
     options = about.options | overrides
-    classes, shape = options["classes"], show((options["channels"], *about.input[1:]))
-    family, depth = name.rstrip("0123456789").removesuffix("_bn").rstrip("0123456789"), _depth(name)
-    if family == "resnet":
-        body = _resnet(depth, classes)
-    elif family == "vgg":
-        body = _vgg(depth, classes, name.endswith("_bn"))
-    else:
-        body = (_lenet if family == "lenet" else _alexnet)(classes)
-    return "\n".join([f"# {name}: {about.summary}", shape, *body, ""])
+    shape = show((options["channels"], *about.input[1:]))
+    lines = [_fold(line) for line in about.write(options["classes"])]
+    return "\n".join([f"# {name}: {about.summary}", shape, *lines, ""])
 
 
-def _depth(name: str) -> int:
-    digits = "".join(c for c in name if c.isdigit())
-    return int(digits or 0)
+def _fold(line: str) -> str:
+    """A long line as several: the language reads on over the end of a line."""
+    from textwrap import fill
 
-
-def _lenet(classes: int) -> list[str]:
-    return [
-        "conv:6,k5,p2 tanh avgpool:k2",
-        "conv:16,k5 tanh avgpool:k2",
-        f"flatten linear:120 tanh linear:84 tanh linear:{classes}",
-    ]
-
-
-def _alexnet(classes: int) -> list[str]:
-    return [
-        "conv:64,k11,s4,p2 relu maxpool:k3,s2",
-        "conv:192,k5,p2 relu maxpool:k3,s2",
-        "conv:384,k3,p1 relu conv:256,k3,p1 relu conv:256,k3,p1 relu maxpool:k3,s2",
-        "adaptiveavgpool:6x6 flatten  # the classifier",
-        "dropout:0.5 linear:4096 relu",
-        f"dropout:0.5 linear:4096 relu linear:{classes}",
-    ]
-
-
-def _vgg(depth: int, classes: int, norm: bool) -> list[str]:
-    layers = "conv:{},k3,p1 bn relu" if norm else "conv:{},k3,p1 relu"
-    stages = []
-    for channels, times in zip((64, 128, 256, 512, 512), _VGGS[depth], strict=True):
-        block = layers.format(channels)
-        stages.append(f"{block} maxpool:k2" if times == 1 else f"{times}*({block}) maxpool:k2")
-    return [
-        *stages,
-        "adaptiveavgpool:7x7 flatten  # the classifier",
-        "2*(linear:4096 relu dropout:0.5)",
-        f"linear:{classes}",
-    ]
-
-
-def _resnet(depth: int, classes: int) -> list[str]:
-    write = _basic if depth < 50 else _bottleneck
-    lines = ["conv:64,k7,s2,p3,bias=0 bn relu maxpool:k3,s2,p1"]
-    for stage, times in enumerate(_RESNETS[depth]):
-        lines += [f"# stage {stage + 1}", *write(64 << stage, 1 + (stage > 0), times)]
-    return [*lines, "# the classifier", f"gap linear:{classes}"]
-
-
-def _blocks(first: str, shortcut: str, rest: str, times: int) -> list[str]:
-    """The first block of a stage, and the ones after it, whose shortcut is the identity."""
-    start = f"sum({first} | {shortcut}) relu"
-    return [start, f"{times - 1}*(sum({rest} | ) relu)"]
-
-
-def _basic(width: int, stride: int, times: int) -> list[str]:
-    block = f"conv:{width},k3{{}},p1,bias=0 bn relu conv:{width},k3,p1,bias=0 bn"
-    if stride == 1:  # 64 channels come in and go out: no projection
-        return [f"{times}*(sum({block.format('')} | ) relu)"]
-    return _blocks(block.format(f",s{stride}"), f"conv:{width},k1,s{stride},bias=0 bn", block.format(""), times)
-
-
-def _bottleneck(width: int, stride: int, times: int) -> list[str]:
-    block = f"conv:{width},k1,bias=0 bn relu conv:{width},k3{{}},p1,bias=0 bn relu conv:{4 * width},k1,bias=0 bn"
-    step = f",s{stride}" if stride > 1 else ""
-    return _blocks(block.format(step), f"conv:{4 * width},k1{step},bias=0 bn", block.format(""), times)
+    if len(line) <= WIDTH:
+        return line
+    return fill(line, WIDTH, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)

@@ -67,6 +67,17 @@ class Cat(nn.Module):
         return torch.cat(branches, 1)
 
 
+class Mul(nn.Module):
+    """The product; a vector multiplies the channels of a map."""
+
+    def forward(self, *branches: torch.Tensor) -> torch.Tensor:
+        rank = max(branch.dim() for branch in branches)
+        product, *rest = (branch[(..., *[None] * (rank - branch.dim()))] for branch in branches)
+        for other in rest:
+            product = product * other
+        return product
+
+
 # Convolutions and pooling --------------------------------------------------------------------------
 
 _CONV = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
@@ -239,6 +250,7 @@ def _named(torch_class: type[nn.Module]) -> Callable[[Layer, Shape], nn.Module]:
 _MAKERS: dict[type[Layer], Callable[..., nn.Module]] = {
     layers.Conv: _conv,
     layers.DepthwiseConv: _conv,
+    layers.Yolo: _conv,
     layers.ConvTranspose: _conv_transpose,
     layers.MaxPool: _max_pool,
     layers.AvgPool: _avg_pool,
@@ -254,6 +266,7 @@ _MAKERS: dict[type[Layer], Callable[..., nn.Module]] = {
     layers.RMSNorm: _rms_norm,
     layers.Sum: lambda layer, x: Sum(),
     layers.Cat: lambda layer, x: Cat(),
+    layers.Mul: lambda layer, x: Mul(),
     **{
         getattr(layers, torch_class.__name__): _named(torch_class)
         for torch_class in (

@@ -71,6 +71,18 @@ def test_what_sees_everything():
     assert last("2x8x8 adaptiveavgpool:1x8").field[0].size == 8
 
 
+def test_gates():
+    """A gate that has seen everything makes the map see everything; one that has seen a part is undefined."""
+    for gate in ["gap linear:2 sigmoid", "adaptiveavgpool:1 conv:2,k1", "conv:2,k8", "conv:1,k1 maxpool:k8"]:
+        assert last(f"2x8x8 mul({gate} | conv:2,k3,p1) conv:2,k3").field == WHOLE
+    axis = field("2x8x8 mul(conv:1,k1 sigmoid | conv:2,k3,p1)")
+    assert axis == Field(1, 1, (-1,), (1,))
+    step = last("2x8x8 mul(conv:2,k5,s4 | )")
+    assert step.field is None and "a gate of 1x1" in step.undefined
+    step = last("2x8x8 mul(adaptiveavgpool:1x8 | )")
+    assert step.field is None and "a gate of 1x8" in step.undefined
+
+
 def test_different_strides_at_a_join_are_undefined():
     step = last("2x2x2 sum(conv:2,k2,s2,p1 | ) relu")
     assert step.field is None
@@ -161,7 +173,16 @@ def local_layer(draw):
 def local_net(draw):
     words = draw(st.lists(local_layer(), min_size=1, max_size=4))
     k, d = draw(_small), draw(st.integers(1, 3))
-    join = draw(st.sampled_from(["", f"sum(conv:2,k{k},d{d},psame | conv:2,k1)", f"cat(conv:2,k{k},d{d},psame | )"]))
+    join = draw(
+        st.sampled_from(
+            [
+                "",
+                f"sum(conv:2,k{k},d{d},psame | conv:2,k1)",
+                f"cat(conv:2,k{k},d{d},psame | )",
+                f"mul(conv:1,k{k},d{d},psame | conv:2,k3,p1)",
+            ]
+        )
+    )
     at = draw(st.integers(0, len(words)))
     return " ".join([*words[:at], join, *words[at:]])
 

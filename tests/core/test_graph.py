@@ -20,15 +20,22 @@ def test_a_step():
     assert [(f.size, f.stride, f.padding) for f in second.field] == [(7, 2, 3)] * 2
 
 
-def test_totals_take_the_last_local_field():
+def test_totals_take_the_last_map():
     steps = walk(parse("conv:8,k3 conv:8,k3,s2 gap linear:10").graph, (3, 32, 32))
     whole = totals(steps)
-    assert (whole.local, whole.field[0].size, whole.output) == (1, 5, (10,))
+    assert (whole.last_map, whole.field[0].size, whole.output) == (1, 5, (10,))
     assert [step.field for step in steps[2:]] == [WHOLE, WHOLE]
 
 
+def test_a_map_that_sees_everything_or_cannot_be_said_is_the_last_map_all_the_same():
+    gated = walk(parse("conv:8,k3 mul(gap sigmoid | ) conv:8,k3 gap linear:10").graph, (3, 32, 32))
+    assert totals(gated)[3:5] == (WHOLE, 4)
+    crossed = walk(parse("conv:8,k3 sum(conv:8,k2,s2,p1 | ) relu gap").graph, (3, 4, 4))
+    assert totals(crossed)[3:5] == (None, 3)
+
+
 def test_a_network_without_maps_has_no_field():
-    assert totals(walk(parse("linear:10 relu linear:2").graph, (4,)))[3:] == (None, None)
+    assert totals(walk(parse("linear:10 relu linear:2").graph, (4,)))[3:5] == (None, None)
 
 
 @pytest.mark.parametrize(

