@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from dlkit.core import complete
 from dlkit.core.job import JobOptions
 from dlkit.core.result import Result
 
@@ -53,13 +54,19 @@ Network = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="[NETWORK]...",
+        autocompletion=complete.networks,
         help="Layers, a name (dlkit models), @FILE or -. Left out: a perceptron for tables, a CNN for images.",
         show_default=False,
     ),
 ]
 Target = Annotated[
     str | None,
-    typer.Option(help="The column to predict.", rich_help_panel=_DATA, show_default="target, label, y or class"),
+    typer.Option(
+        help="The column to predict.",
+        autocompletion=complete.columns,
+        rich_help_panel=_DATA,
+        show_default="target, label, y or class",
+    ),
 ]
 Task = Annotated[
     Literal["classification", "regression"] | None,
@@ -70,12 +77,21 @@ Na = Annotated[
     typer.Option(help="A cell that means missing, besides the empty one. Repeatable.", rich_help_panel=_DATA),
 ]
 Categorical = Annotated[
-    list[str] | None, typer.Option(help="A column to read as categories. Repeatable.", rich_help_panel=_DATA)
+    list[str] | None,
+    typer.Option(
+        help="A column to read as categories. Repeatable.", autocompletion=complete.columns, rich_help_panel=_DATA
+    ),
 ]
 Numeric = Annotated[
-    list[str] | None, typer.Option(help="A column to read as numbers. Repeatable.", rich_help_panel=_DATA)
+    list[str] | None,
+    typer.Option(
+        help="A column to read as numbers. Repeatable.", autocompletion=complete.columns, rich_help_panel=_DATA
+    ),
 ]
-Drop = Annotated[list[str] | None, typer.Option(help="A column to leave out. Repeatable.", rich_help_panel=_DATA)]
+Drop = Annotated[
+    list[str] | None,
+    typer.Option(help="A column to leave out. Repeatable.", autocompletion=complete.columns, rich_help_panel=_DATA),
+]
 Delimiter = Annotated[
     str | None,
     typer.Option(help="What separates the cells.", rich_help_panel=_DATA, show_default="comma; tab in .tsv"),

@@ -1,0 +1,56 @@
+"""The tab key, as bash asks for it."""
+
+import subprocess
+import sys
+
+import pytest
+from support import environment
+
+
+def offered(tmp_path, line: str) -> list[str]:
+    """What the completion offers for the last word of `line` (empty where it ends in a blank)."""
+    words = line.split(" ")
+    env = environment(_DLKIT_COMPLETE="complete_bash", COMP_WORDS=line, COMP_CWORD=str(len(words) - 1))
+    done = subprocess.run(
+        [sys.executable, "-c", "from dlkit.cli import main; main()"],
+        capture_output=True, text=True, env=env, cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0 and done.stderr == "", done.stderr
+    return done.stdout.split()
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("dlkit conv", {"convshape"}),
+        ("dlkit ", {"convshape", "lrfind", "models", "train"}),
+        ("dlkit train --opt", {"--optimizer"}),
+        ("dlkit train --optimizer ", {"adamw", "sgd"}),
+        ("dlkit models resnet5", {"resnet50"}),
+        ("dlkit train digits max", {"maxpool"}),
+        ("dlkit lrfind digits resnet15", {"resnet152"}),
+        ("dlkit train x.csv --target ", {"age", "alive", "fare"}),
+        ("dlkit train x.csv --target a", {"age", "alive"}),
+        ("dlkit train x.csv --drop f", {"fare"}),
+        ("dlkit train missing.csv --target a", set()),
+    ],
+)
+def test_completion(tmp_path, line, expected):
+    (tmp_path / "x.csv").write_text("age,alive,fare\n1,2,3\n")
+    got = set(offered(tmp_path, line))
+    assert expected <= got
+    assert all(word.startswith(line.split(" ")[-1]) for word in got)
+    assert got or not expected
+
+
+def test_a_binary_file_offers_nothing(tmp_path):
+    (tmp_path / "x.csv").write_bytes(bytes(range(256)))
+    assert offered(tmp_path, "dlkit train x.csv --target ") == []
+
+
+def test_the_script_names_the_command(tmp_path):
+    env = environment(_DLKIT_COMPLETE="source_bash")
+    words = [sys.executable, "-c", "from dlkit.cli import main; main()"]
+    script = subprocess.run(words, capture_output=True, text=True, env=env, cwd=tmp_path).stdout
+    assert "complete -o default" in script and "dlkit" in script
+    assert subprocess.run(["bash", "-n"], input=script, text=True).returncode == 0
