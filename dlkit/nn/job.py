@@ -1,5 +1,6 @@
 """A data set, a network and a split, made ready for training: what `train` and `lrfind` share."""
 
+import shlex
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +12,7 @@ from dlkit.core.errors import DlkitError
 from dlkit.core.graph import Graph, walk
 from dlkit.core.job import JobOptions
 from dlkit.core.layers import Shape, show
-from dlkit.data import Dataset, Schema, fit_schema, load, split_indices
+from dlkit.data import Dataset, Schema, fit_schema, load, split_indices, tell_tales
 from dlkit.nn import device as devices
 from dlkit.nn.build import build
 from dlkit.nn.default import default_network
@@ -67,8 +68,7 @@ def prepare(options: JobOptions) -> Job:
         drop=options.drop,
         delimiter=options.delimiter,
     )
-    for text in dataset.notes:
-        console.note(text)
+    _say(dataset)
     train_rows, valid_rows = split_indices(dataset, options.valid, options.seed)
     schema = fit_schema(dataset, train_rows)
     name, graph = _network(options.network, schema, dataset)
@@ -82,6 +82,17 @@ def prepare(options: JobOptions) -> Job:
     train, valid = side(train_rows, min(size, len(train_rows))), side(valid_rows, 4 * size)
     objective = Objective(schema.task, _outputs(schema), float(schema.target_std or 1.0))
     return Job(options, dataset, schema, name, graph, objective, train, valid, device)
+
+
+def _say(dataset: Dataset) -> None:
+    """What the user should know about the data before believing a score on it."""
+    for text in dataset.notes:
+        console.note(text)
+    for name in tell_tales(dataset):
+        console.warn(
+            f"column {name!r} alone tells {dataset.target!r} in every row: is it the target under another name? "
+            f"If it will not be known in use, leave it out with --drop {shlex.quote(name)}"
+        )
 
 
 def _outputs(schema: Schema) -> int:
