@@ -10,7 +10,7 @@ from pathlib import Path
 def networks(incomplete: str) -> list[str]:
     """Layers and named networks that start so."""
     from dlkit.core import zoo
-    from dlkit.core.layers import CATALOGUE
+    from dlkit.core.sequence import CATALOGUE
 
     return [word for word in (*CATALOGUE, *zoo.names()) if word.startswith(incomplete)]
 

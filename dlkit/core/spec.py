@@ -15,7 +15,8 @@ from typing import Any, NamedTuple, NoReturn
 from dlkit.core.arguments import Argument, Choice, Padding, Whole
 from dlkit.core.errors import DlkitError, nearest
 from dlkit.core.graph import SOURCE, Builder, Graph
-from dlkit.core.layers import CATALOGUE, Join, Layer, Shape
+from dlkit.core.layers import Join, Layer, Shape
+from dlkit.core.sequence import CATALOGUE
 from dlkit.core.source import context, place
 
 MAX_LAYERS = 100_000
@@ -370,6 +371,8 @@ class _Parser:
         if re.match(r"[-+.0-9]|(nan|inf(inity)?)$", text, re.IGNORECASE):
             if not bare:
                 self.fail(start, len(text), f"{op} takes no bare number, here {text!r},", kind.takes())
+            return bare, text, 0
+        if bare and text in bare.kind.words:
             return bare, text, 0
         for found in kind.arguments:
             rest = text.removeprefix(found.short)

@@ -6,11 +6,14 @@ with the stride in the 3×3), so that parameters and MACs are its published ones
 
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from dlkit.core import zoo_conv as conv
 from dlkit.core.errors import DlkitError, nearest
 from dlkit.core.layers import Shape, show
+
+if TYPE_CHECKING:
+    from dlkit.core.zoo_sequence import Net
 
 
 class Info(NamedTuple):
@@ -20,7 +23,7 @@ class Info(NamedTuple):
     input: Shape
     summary: str
     options: dict[str, int]
-    write: Callable[[int], list[str]]  # number of outputs -> lines of text
+    write: Callable[..., list[str]]  # number of outputs (transformers: their options) -> lines of text
 
 
 WIDTH = 120
@@ -69,14 +72,24 @@ _INFOS = {
 
 def names() -> list[str]:
     """The named networks, family by family."""
-    return list(_INFOS)
+    return [*_INFOS, *_transformers()]
+
+
+def _transformers() -> "dict[str, Net]":
+    from dlkit.core.zoo_sequence import NETS
+
+    return NETS
 
 
 def info(name: str) -> Info:
     """What is known about a named network; DlkitError names the nearest where there is none."""
-    if name not in _INFOS:
+    if name in _INFOS:
+        return _INFOS[name]
+    if name not in _transformers():
         raise DlkitError(f"unknown network {name!r}: {nearest(name.lower(), names())}")
-    return _INFOS[name]
+    net = _transformers()[name]
+    shape = tuple(map(int, net.write(**net.options)[0].split("x")))
+    return Info(name, shape, net.summary, net.options, net.write)
 
 
 def text(name: str, **overrides: int) -> str:
@@ -88,9 +101,11 @@ def text(name: str, **overrides: int) -> str:
         if value < 1:
             raise DlkitError(f"{option} of {name} must be a whole number of at least 1; got {value}")
     options = about.options | overrides
-    shape = show((options["channels"], *about.input[1:]))
-    lines = [_fold(line) for line in about.write(options["classes"])]
-    return "\n".join([f"# {name}: {about.summary}", shape, *lines, ""])
+    if name in _INFOS:
+        lines = [show((options["channels"], *about.input[1:])), *about.write(options["classes"])]
+    else:
+        lines = about.write(**options)
+    return "\n".join([f"# {name}: {about.summary}", *map(_fold, lines), ""])
 
 
 def _fold(line: str) -> str:

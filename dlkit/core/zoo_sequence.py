@@ -301,10 +301,8 @@ def _others() -> dict[str, Net]:
     for name, size in _BERT.items():
         nets[name] = Net("BERT with its pooler, Devlin et al. 2018", _tokens(512, 30522), partial(bert, *size))
     for name, (*sizes, head) in _T5.items():
-        options = {"context": 512, "target": 512, "vocab": 32128}
-        nets[name] = Net(
-            "T5 v1.0, encoder and decoder, Raffel et al. 2019", options, partial(t5, *sizes, head_dim=head)
-        )
+        summary, options = "T5 v1.0, encoder and decoder, Raffel et al. 2019", _tokens(512, 32128) | {"target": 512}
+        nets[name] = Net(summary, options, partial(t5, *sizes, head_dim=head))
     for name, shape in _VIT.items():
         nets[name] = Net("ViT, Dosovitskiy et al. 2020", _IMAGENET, partial(vit, *shape))
     for name, (depths, width, heads) in _SWIN.items():
