@@ -19,8 +19,10 @@ COMMANDS = sorted(p.stem for p in (Path(dlkit.__file__).parent / "commands").glo
 QUICK = {
     "convshape": ["3x32x32", "conv:8,k3", "relu", "gap", "linear:10"],
     "models": [],
+    "rf": ["conv:8,k3,s2", "relu"],
     "train": ["iris", "--epochs", "2"],
     "lrfind": ["iris", "--steps", "40", "--seeds", "1"],
+    "flops": ["70B", "--tokens", "1.4T"],
 }
 """One quick, successful invocation of each command."""
 
@@ -29,14 +31,21 @@ READS_DATA = ["train", "lrfind"]
 SUMMARY = {
     "convshape": {"input", "output", "params", "macs", "flops", "rf"},
     "models": set(),
+    "rf": {"rf", "stride", "padding"},
     "train": {"run", "task", "params", "epochs", "steps", "metric", "best", "seconds", "samples_per_second", "device"},
     "lrfind": {"suggestion", "method", "low", "high", "suggestions"},
+    "flops": {
+        *("params", "active_params", "tokens", "train_flops", "forward_flops", "backward_flops"),
+        *("gpu_hours", "days", "cost"),
+    },
 }
 ROW = {
     "convshape": {"layer", "op", "output", "params", "macs", "rf", "jump"},
     "models": {"name"},
+    "rf": {"layer", "op", "rf", "stride", "padding"},
     "train": {"epoch", "step", "lr", "train_loss", "valid_loss", "accuracy"},
     "lrfind": {"step", "lr", "loss", "smoothed"},
+    "flops": {"component", "params", "forward_flops", "backward_flops"},
 }
 every_command = pytest.mark.parametrize("command", COMMANDS)
 

@@ -1,0 +1,109 @@
+"""Options of the calculators of cost: counts such as 1.4T, sizes such as 80GiB, shares such as 40%."""
+
+from collections.abc import Callable
+from typing import Annotated, Any, Literal, TypeVar
+
+import typer
+
+from dlkit.commands._options import not_negative, positive
+from dlkit.core import units
+
+T = TypeVar("T")
+_RUN, _COUNT, _MACHINE, _BUDGET = "How much is trained", "What is counted", "Machine and cost", "Compute-optimal sizes"
+
+
+def reader(read: Callable[[str], T]) -> Callable[[str], T]:
+    """A parser of option values out of one that raises ValueError with what would be right; defaults pass as well."""
+
+    def parse(text: str) -> T:
+        try:
+            return read(str(text))
+        except ValueError as error:
+            raise typer.BadParameter(str(error)) from None
+
+    return parse
+
+
+def _tokens(text: str) -> int | str:
+    return text if text == "optimal" else units.count(text)
+
+
+def _option(*names: str, panel: str, **more: Any) -> Any:
+    return typer.Option(*names, rich_help_panel=panel, **more)
+
+
+count = reader(units.count)
+
+Model = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="PARAMS | [SHAPE] NETWORK...",
+        help="A number of parameters (70B), or a network: a name (dlkit models), layers, @FILE, or - for stdin.",
+        show_default=False,
+    ),
+]
+Tokens = Annotated[
+    str | None,
+    _option(
+        panel=_RUN,
+        parser=reader(_tokens),
+        metavar="COUNT|optimal",
+        help="Tokens of the data, e.g. 1.4T; optimal: D(N).",
+    ),
+]
+Samples = Annotated[
+    int | None, _option(panel=_RUN, parser=count, metavar="COUNT", help="Samples of the data, e.g. 1.28M images.")
+]
+Epochs = Annotated[int, _option(panel=_RUN, parser=count, metavar="COUNT", help="Passes over the data.")]
+Recompute = Annotated[
+    Literal["none", "selective", "full"],
+    _option(panel=_COUNT, help="Activations computed again on the way back: none, attention scores, or all (8·N·D)."),
+]
+Gpu = Annotated[str | None, _option(panel=_MACHINE, metavar="NAME", help="h100, a100, h200, b200, tpu-v4, …")]
+Gpus = Annotated[int | None, _option(panel=_MACHINE, min=1, help="How many of them; without it days are unknown.")]
+Precision = Annotated[
+    Literal["fp32", "tf32", "fp16", "bf16", "fp8"] | None,
+    _option(panel=_MACHINE, help="Whose dense peak counts.", show_default="bf16; fp16 on a V100"),
+]
+Mfu = Annotated[
+    float | None,
+    _option(panel=_MACHINE, parser=reader(units.share), metavar="SHARE", help="Model FLOPs over peak, e.g. 0.4."),
+]
+Hfu = Annotated[
+    float | None,
+    _option(panel=_MACHINE, parser=reader(units.share), metavar="SHARE", help="The same, recomputed FLOPs included."),
+]
+TokensPerSecond = Annotated[
+    int | None,
+    _option(panel=_MACHINE, parser=count, metavar="COUNT", help="Measured, all devices together: gives MFU and HFU."),
+]
+GpuHours = Annotated[
+    int | None, _option(panel=_MACHINE, parser=count, metavar="COUNT", help="Measured: gives MFU and HFU.")
+]
+Price = Annotated[
+    float | None,
+    _option(panel=_MACHINE, parser=not_negative, metavar="NUMBER", help="Of a GPU-hour, in your currency."),
+]
+Watts = Annotated[
+    float | None,
+    _option(
+        panel=_MACHINE, parser=positive, metavar="NUMBER", help="Drawn by one device.", show_default="its board power"
+    ),
+]
+Pue = Annotated[
+    float,
+    _option(panel=_MACHINE, parser=positive, metavar="NUMBER", help="Power of the data centre over the devices'."),
+]
+Carbon = Annotated[
+    float | None, _option(panel=_MACHINE, parser=not_negative, metavar="NUMBER", help="kg CO2 for a kWh.")
+]
+Budget = Annotated[
+    str | None,
+    _option(
+        panel=_BUDGET, metavar="AMOUNT", help="FLOPs (1e24), GPU-hours (10000h) or money ('$1M'): the best N and D."
+    ),
+]
+Approach = Annotated[
+    Literal["1", "2", "3", "3-rounded", "refit"],
+    _option(panel=_BUDGET, help="Hoffmann et al. 2022, approaches 1 to 3; refit: Besiroglu et al. 2024."),
+]

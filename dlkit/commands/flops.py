@@ -1,0 +1,54 @@
+"""Training compute, time and cost: 6·N·D for a number of parameters, exact counts for a network.
+
+Examples:
+  dlkit flops 70B --tokens 1.4T
+  dlkit flops resnet50 --samples 1.28M --epochs 90
+  dlkit flops 70B --tokens 1.4T --gpu h100 --gpus 1024 --mfu 0.4 --price 2.5
+  dlkit flops --budget 1e24
+  dlkit flops 405B --tokens 15.6T --gpu h100 --gpu-hours 30.84M --json | jq .summary.mfu
+
+A FLOP is one addition or multiplication: a multiply-accumulate counts 2. Counted are
+matrix products and convolutions; not softmax, norms, activations, look-ups, optimiser.
+6·N·D leaves attention scores out. Without an amount the counts are of one token or one
+sample, and -q prints the forward pass. Peaks are dense. Next: dlkit memory.
+"""
+
+import typer
+
+from dlkit.commands import _cost as opt
+from dlkit.core.result import Result
+
+
+def command(
+    model: opt.Model = None,
+    tokens: opt.Tokens = None,
+    samples: opt.Samples = None,
+    epochs: opt.Epochs = 1,
+    recompute: opt.Recompute = "none",
+    gpu: opt.Gpu = None,
+    gpus: opt.Gpus = None,
+    precision: opt.Precision = None,
+    mfu: opt.Mfu = None,
+    hfu: opt.Hfu = None,
+    tokens_per_second: opt.TokensPerSecond = None,
+    gpu_hours: opt.GpuHours = None,
+    price: opt.Price = None,
+    watts: opt.Watts = None,
+    pue: opt.Pue = 1.0,
+    carbon: opt.Carbon = None,
+    budget: opt.Budget = None,
+    approach: opt.Approach = "2",
+) -> Result:
+    from dlkit.core import costs
+    from dlkit.core.compute import Counting
+    from dlkit.core.hardware import Job
+
+    job = Job(gpu, gpus, precision, mfu, hfu, tokens_per_second, gpu_hours, price, watts, pue, carbon)
+    if budget is not None:
+        if model or tokens or samples:
+            raise typer.BadParameter(
+                "asks for the best model: give no model, --tokens or --samples", param_hint="--budget"
+            )
+        return costs.sizes(budget, approach, job)
+    amount = costs.Amount(tokens, samples, epochs, approach=approach)
+    return costs.answer(model or [], amount, Counting(recompute), "dlkit", job)

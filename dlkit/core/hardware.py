@@ -1,0 +1,202 @@
+"""Accelerators: dense peaks (no sparsity), memory, power, and where the figures come from.
+
+Vendors print tensor-core peaks with 2:4 sparsity, twice what a dense network can reach; these are the dense ones.
+Memory is the nominal size, which vendors call GB and build in GiB.
+"""
+
+from typing import Any, NamedTuple
+
+from dlkit.core import units
+from dlkit.core.errors import DlkitError, nearest
+
+PRECISIONS = ("fp32", "tf32", "fp16", "bf16", "fp8")
+
+
+class Accelerator(NamedTuple):
+    """One device: dense peaks in TFLOP/s by precision, memory in GiB, board power in watts (None: not published)."""
+
+    name: str
+    title: str
+    peaks: dict[str, float]
+    gib: int
+    watts: int | None
+    source: str
+
+    def peak(self, precision: str) -> int:
+        """Dense FLOP/s at `precision`; DlkitError names the ones it has."""
+        if precision not in self.peaks:
+            raise DlkitError(f"no {precision} peak is published for {self.name}: it has {', '.join(self.peaks)}")
+        return round(self.peaks[precision] * 10**12)
+
+    @property
+    def memory(self) -> int:
+        """Bytes."""
+        return self.gib << 30
+
+
+def _peaks(half: float, **others: float) -> dict[str, float]:
+    """16-bit formats run at one speed on all but the oldest."""
+    return {"fp16": half, "bf16": half} | others
+
+
+_HOPPER = _peaks(989, fp32=67, tf32=494.5, fp8=1979)
+
+_ACCELERATORS = (
+    Accelerator("v100", "V100 SXM2 32GB", {"fp16": 125, "fp32": 15.7}, 32, 300, "NVIDIA V100 datasheet"),
+    Accelerator("a100", "A100 SXM 80GB", _peaks(312, fp32=19.5, tf32=156), 80, 400, "NVIDIA A100 datasheet"),
+    Accelerator("a100-40", "A100 SXM 40GB", _peaks(312, fp32=19.5, tf32=156), 40, 400, "NVIDIA A100 datasheet"),
+    Accelerator("h100", "H100 SXM 80GB", _HOPPER, 80, 700, "NVIDIA H100 datasheet"),
+    Accelerator(
+        "h100-pcie", "H100 PCIe 80GB", _peaks(756, fp32=51, tf32=378, fp8=1513), 80, 350, "NVIDIA H100 datasheet"
+    ),
+    Accelerator(
+        "h100-nvl", "H100 NVL 94GB", _peaks(835.5, fp32=60, tf32=417.5, fp8=1670.5), 94, 400, "NVIDIA H100 datasheet"
+    ),
+    Accelerator("h200", "H200 SXM 141GB", _HOPPER, 141, 700, "NVIDIA H200 datasheet"),
+    Accelerator(
+        "b200", "B200 180GB", _peaks(2250, fp32=75, tf32=1125, fp8=4500), 180, 1000, "NVIDIA HGX B200 datasheet"
+    ),
+    Accelerator("l4", "L4 24GB", _peaks(121, fp32=30.3, tf32=60, fp8=242.5), 24, 72, "NVIDIA L4 datasheet"),
+    Accelerator("l40s", "L40S 48GB", _peaks(362, fp32=91.6, tf32=183, fp8=733), 48, 350, "NVIDIA L40S datasheet"),
+    Accelerator(
+        "rtx3090", "RTX 3090 24GB", _peaks(71, fp32=35.6, tf32=35.6), 24, 350, "NVIDIA GA102 whitepaper, fp32 sums"
+    ),
+    Accelerator(
+        "rtx4090",
+        "RTX 4090 24GB",
+        _peaks(165.2, fp32=82.6, tf32=82.6, fp8=330.3),
+        24,
+        450,
+        "NVIDIA Ada whitepaper, fp32 sums",
+    ),
+    Accelerator("tpu-v4", "TPU v4", {"bf16": 275}, 32, 192, "Google Cloud; power: Jouppi et al. 2023"),
+    Accelerator("tpu-v5e", "TPU v5e", {"bf16": 197}, 16, None, "Google Cloud"),
+    Accelerator("tpu-v5p", "TPU v5p", {"bf16": 459}, 95, None, "Google Cloud"),
+    Accelerator("mi250x", "MI250X", _peaks(383, fp32=95.7), 128, 560, "AMD MI250X datasheet"),
+    Accelerator(
+        "mi300x", "MI300X", _peaks(1307.4, fp32=163.4, tf32=653.7, fp8=2614.9), 192, 750, "AMD MI300X datasheet"
+    ),
+)
+_ALIASES = {"a100-80": "a100", "a100-80gb": "a100", "a100-40gb": "a100-40", "h100-sxm": "h100", "h200-sxm": "h200"}
+
+
+def names() -> list[str]:
+    """The accelerators in the table."""
+    return [device.name for device in _ACCELERATORS]
+
+
+def accelerator(name: str) -> Accelerator:
+    """The accelerator called `name`; DlkitError names the nearest where there is none."""
+    plain = name.lower().replace("_", "-").replace(" ", "-")
+    plain = _ALIASES.get(plain, plain)
+    for device in _ACCELERATORS:
+        if device.name == plain:
+            return device
+    raise DlkitError(f"unknown accelerator {name!r}: {nearest(plain, names())}", f"known: {_listed()}")
+
+
+class Job(NamedTuple):
+    """Devices, and what is known of how they run: a utilisation, a measured speed, or measured GPU-hours.
+
+    `mfu` is model FLOPs over peak, `hfu` counts recomputed ones too (Chowdhery et al. 2022, appendix B).
+    """
+
+    gpu: str | None = None
+    gpus: int | None = None
+    precision: str | None = None
+    mfu: float | None = None
+    hfu: float | None = None
+    tokens_per_second: float | None = None
+    gpu_hours: float | None = None
+    price: float | None = None  # for a GPU-hour
+    watts: float | None = None
+    pue: float = 1.0
+    carbon: float | None = None  # kg CO2 for a kWh
+
+    def estimate(self, model: int, again: int, tokens: int | None, whole: bool) -> dict[str, Any]:
+        """Time, cost and energy of `model` FLOPs and `again` recomputed ones, and the assumptions; unknown is None.
+
+        `tokens` are those of the same run, or of one sample where `whole` is false: then only MFU and HFU are known.
+        """
+        self._agree()
+        device = accelerator(self.gpu) if self.gpu else None
+        precision = self._precision(device)
+        peak = device.peak(precision) if device and precision else None
+        seconds = self._gpu_seconds(model, again, tokens, peak)
+        used = seconds * peak if seconds and peak else None
+        hours = seconds / 3600 if seconds and whole else None
+        watts = self.watts if self.watts is not None else device.watts if device else None
+        energy = hours * watts * self.pue / 1000 if hours and watts else None
+        return {
+            "gpu_hours": hours,
+            "days": hours / 24 / self.gpus if hours and self.gpus else None,
+            "cost": hours * self.price if hours and self.price is not None else None,
+            "energy_kwh": energy,
+            "co2_kg": energy * self.carbon if energy and self.carbon is not None else None,
+            "mfu": model / used if used else self.mfu,
+            "hfu": (model + again) / used if used else self.hfu,
+            "gpu": device.name if device else None,
+            "gpus": self.gpus,
+            "precision": precision,
+            "peak_flops": peak,
+            "price": self.price,
+            "watts": watts,
+            "pue": self.pue,
+            "carbon": self.carbon,
+        }
+
+    def _agree(self) -> None:
+        """Refuse two ways of saying how fast it runs, and a utilisation of nothing."""
+        ways = {"--mfu": self.mfu, "--hfu": self.hfu, "--tokens-per-second": self.tokens_per_second}
+        given = [name for name, value in (ways | {"--gpu-hours": self.gpu_hours}).items() if value is not None]
+        if len(given) > 1:
+            raise DlkitError(f"{' and '.join(given)} say the same thing twice: give one of them")
+        if given and given[0] in ("--mfu", "--hfu") and self.gpu is None:
+            raise DlkitError(f"{given[0]} is a share of a device's peak: name it with --gpu", f"known: {_listed()}")
+
+    def _precision(self, device: Accelerator | None) -> str | None:
+        if device is None:
+            return None
+        return self.precision or ("bf16" if "bf16" in device.peaks else "fp16")
+
+    def _gpu_seconds(self, model: int, again: int, tokens: int | None, peak: int | None) -> float | None:
+        if self.gpu_hours is not None:
+            return self.gpu_hours * 3600
+        if self.tokens_per_second is not None:
+            if tokens is None:
+                raise DlkitError("--tokens-per-second needs a model that is trained on tokens")
+            if self.gpus is None:
+                raise DlkitError("--tokens-per-second is of all devices together: say how many with --gpus")
+            return tokens / self.tokens_per_second * self.gpus
+        if peak and self.mfu is not None:
+            return model / (peak * self.mfu)
+        return (model + again) / (peak * self.hfu) if peak and self.hfu is not None else None
+
+    def budget(self, text: str) -> int:
+        """FLOPs that a budget buys: 1e24 (FLOPs), 10000h (GPU-hours) or $1M (money, at --price a GPU-hour)."""
+        amount = text.strip().lower().removeprefix("$")
+        if text.startswith("$"):
+            if not self.price:
+                raise DlkitError(f"a budget of {text} buys GPU-hours at a price: give --price")
+            hours = _amount(text, amount) / self.price
+        elif amount.endswith("h"):
+            hours = float(_amount(text, amount.removesuffix("h").removesuffix("gpu-")))
+        else:
+            return _amount(text, amount)
+        if self.gpu is None or self.mfu is None:
+            raise DlkitError(f"a budget of {text} buys FLOPs on a device at a utilisation: give --gpu and --mfu")
+        device = accelerator(self.gpu)
+        return round(hours * 3600 * device.peak(self._precision(device) or "") * self.mfu)
+
+
+def _listed() -> str:
+    return ", ".join(names())
+
+
+def _amount(text: str, digits: str) -> int:
+    try:
+        return units.count(digits)
+    except ValueError:
+        raise DlkitError(
+            f"--budget must be FLOPs (1e24), GPU-hours (10000h) or money ($1M), a whole number of them. Got {text!r}"
+        ) from None
