@@ -79,6 +79,7 @@ def loaded(tmp_path: Path, *args: str, **extra: str) -> set[str]:
         ["convshape", "resnet50"],
         ["convshape", "resnet50", "--json"],
         ["models"],
+        ["rf", "resnet50"],
         ["models", "vgg16"],
         ["--help"],
         ["train", "--help"],

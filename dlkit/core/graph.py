@@ -100,8 +100,8 @@ def walk(graph: Graph, input: Shape) -> list[Step]:
     for node in graph.nodes:
         inputs = tuple(shapes[i + 1] for i in node.inputs)
         key = id(node.layer), inputs
-        cost = costs.get(key) or costs.setdefault(key, _cost(graph, node, inputs))
         before = [verdicts[i + 1] for i in node.inputs]
+        cost = costs.get(key) or costs.setdefault(key, _cost(graph, node, inputs, before))
         if isinstance(node.layer, Join):
             size = cost.output[1:]
             verdict = unite([spread(v, x[1:], size, input[1:]) for v, x in zip(before, inputs, strict=True)])
@@ -126,24 +126,25 @@ class _Cost(NamedTuple):
     active_params: int
 
 
-def _cost(graph: Graph, node: Node, inputs: tuple[Shape, ...]) -> _Cost:
+def _cost(graph: Graph, node: Node, inputs: tuple[Shape, ...], before: list[Verdict]) -> _Cost:
     layer, x = node.layer, inputs[0]
     try:
         output = layer.output(*inputs)
         counts = layer.params(x), layer.macs(x, output), layer.reads(x), layer.active_params(x)
         return _Cost(str(layer), output, *counts)
     except DlkitError as error:
-        raise _misfit(graph, node, inputs, error) from None
+        reason = unite(before).reason if isinstance(layer, Join) else ""
+        raise _misfit(graph, node, inputs, f"{error.message} ({reason})" if reason else error.message) from None
 
 
-def _misfit(graph: Graph, node: Node, inputs: tuple[Shape, ...], error: DlkitError) -> DlkitError:
+def _misfit(graph: Graph, node: Node, inputs: tuple[Shape, ...], why: str) -> DlkitError:
     from dlkit.core.source import context, place
 
     text = str(node.layer)
     where = f" at {place(graph.source, node.position)}" if node.position >= 0 else ""
     taken = " and ".join(show(x) for x in inputs)
     return DlkitError(
-        f"{node.name} ({text}){where} cannot take {taken}: {error.message}",
+        f"{node.name} ({text}){where} cannot take {taken}: {why}",
         context=context(graph.source, node.position, node.length) if where else None,
     )
 

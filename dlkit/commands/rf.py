@@ -1,0 +1,58 @@
+"""Receptive field of a network: size, effective stride, effective padding and centre, layer by layer.
+
+Examples:
+  dlkit rf resnet50
+  dlkit rf conv:64,k7,s2,p3 relu maxpool:k3,s2,p1
+  dlkit rf resnet50 --at conv10
+  dlkit rf 3x224x224 vgg16 --pixel 3,3
+  dlkit rf vgg16 --want 200 -q
+
+The field is the theoretical one: the input positions that can change an output at all, borders
+not clipped, in input pixels, axis by axis; statistics of norms are taken as given. The answer
+is for the last map, before gap or flatten. Stride is the effective one (the product of
+strides), padding how far output 0 reaches before the input, centre the middle of what
+output 0 sees. After a transposed convolution the field depends on the position: rf is the
+largest, rf_min the smallest. A squeeze-excite gate sees the whole input. Branches of
+different strides that join have no common field: exit 2. Next: dlkit convshape.
+"""
+
+from typing import Annotated
+
+import typer
+
+from dlkit.core import receptive
+from dlkit.core.result import Result
+
+_WHICH = "Which layer (default: the last map)"
+
+
+def command(
+    network: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="[SHAPE] NETWORK...",
+            help="Layers, a name (dlkit models), @FILE, or - for stdin; the input's shape first where it matters.",
+            show_default=False,
+        ),
+    ],
+    at: Annotated[
+        str | None, typer.Option(metavar="LAYER", help="This layer, named as in the table.", rich_help_panel=_WHICH)
+    ] = None,
+    want: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE", help="The first layer that sees this much: 200, or 200x100. Exit 1 if none does.",
+            rich_help_panel=_WHICH,
+        ),
+    ] = None,
+    pixel: Annotated[
+        str | None,
+        typer.Option(
+            metavar="Y,X", help="Which box of the input this output position sees; -q prints it as slices.",
+            rich_help_panel="What one position sees",
+        ),
+    ] = None,
+) -> Result:  # fmt: skip
+    if at is not None and want is not None:
+        raise typer.BadParameter("--at and --want both choose the layer; give one of them", param_hint="--at")
+    return receptive.answer(network, at, pixel, want)
