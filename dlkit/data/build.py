@@ -18,9 +18,9 @@ def from_table(table: Table, options: Options) -> Dataset:
     options.check_columns(source, names)
     name = options.choose_target(source, names)
     inference = Inference(table.place, options.na, table.is_text)
-    target = read_target(table.frame[name], inference, options.task, _force(name, options))
     features = [column for column in names if column != name and column not in options.drop]
     frame, unread = _typed(table.frame.select(features), inference, options)
+    target = read_target(table.frame[name], inference, options.task, _force(name, options))
     kept = target.kept
     frame = frame if kept.all() else frame.filter(kept)
     columns = tuple(describe(values, _force(values.name, options) is not None) for values in frame)

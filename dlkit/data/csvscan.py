@@ -145,34 +145,29 @@ class _Scan:
             return None
         inside = np.bitwise_xor.accumulate(is_quote.view(np.uint8))
         inside ^= self.inside
-        opens = inside[quotes] == 1
-        self._check_openings(quotes[opens] + start)
-        self._check_closings(quotes[~opens] + start, quotes[opens] + start)
+        is_open = inside[quotes] == 1
+        self._check_quotes(quotes + start, is_open)
+        if is_open.any():
+            self.opened = int(quotes[is_open][-1]) + start
         self.inside = int(inside[-1])
         outside: np.ndarray = inside == 0
         return outside
 
-    def _check_openings(self, at: np.ndarray) -> None:
-        """A quote opens after a delimiter, a line end or another quote (the pair that stands for one)."""
-        before = self.buffer[at - 1]
-        ok = (before == ord(self.delimiter)) | (before == LF) | (before == QUOTE) | (at == 0)
-        if not ok.all():
-            raise self._error(int(at[~ok][0]), "a quote inside a cell that does not begin with one")
-
-    def _check_closings(self, at: np.ndarray, opened: np.ndarray) -> None:
-        """A quote closes before a delimiter, a line end, the end or another quote."""
-        after = self.buffer[np.minimum(at + 1, len(self.buffer) - 1)]
-        ok = (after == ord(self.delimiter)) | (after == LF) | (after == CR) | (after == QUOTE)
-        ok |= at + 1 == len(self.buffer)
-        if not ok.all():
-            wrong = int(at[~ok][0])
-            before = opened[opened < wrong]
-            began = line_at(self.data, int(before[-1]) if len(before) else self.opened)
-            line = line_at(self.data, wrong)
-            text = "text after a closing quote"
-            raise self._error(wrong, text if began == line else f"{text} (the quotes opened in line {began})")
-        if len(opened):
-            self.opened = int(opened[-1])
+    def _check_quotes(self, at: np.ndarray, is_open: np.ndarray) -> None:
+        """A quote opens after a delimiter, a line end or another quote (the pair that stands for one), and closes
+        before one of those or the end."""
+        beside = self.buffer[np.where(is_open, at - 1, np.minimum(at + 1, len(self.buffer) - 1))]
+        ok = (beside == ord(self.delimiter)) | (beside == LF) | (beside == QUOTE) | (~is_open & (beside == CR))
+        ok |= np.where(is_open, at == 0, at + 1 == len(self.buffer))
+        if ok.all():
+            return
+        first = int(np.argmin(ok))
+        if is_open[first]:
+            raise self._error(int(at[first]), "a quote inside a cell that does not begin with one")
+        opened = at[:first][is_open[:first]]
+        began = line_at(self.data, int(opened[-1]) if len(opened) else self.opened)
+        elsewhere = f" (the quotes opened in line {began})" if began != line_at(self.data, int(at[first])) else ""
+        raise self._error(int(at[first]), "text after a closing quote" + elsewhere)
 
     def _check_returns(self, start: int, part: np.ndarray, outside: np.ndarray | None) -> None:
         is_return = part == CR

@@ -10,7 +10,7 @@ import polars as pl
 from dlkit.core.errors import bad_data
 from dlkit.data import strict
 from dlkit.data.dataset import Column, Dataset, Role
-from dlkit.data.infer import DATETIME, as_text, parse_dates, parse_numbers
+from dlkit.data.infer import DATETIME, as_text, parse_numbers, read_dates
 
 # Categories beyond this many, in order of their frequency, share one feature.
 MOST_CATEGORIES = 64
@@ -187,19 +187,16 @@ def match_type(encoder: Encoder, dataset: Dataset, values: pl.Series, rows: np.n
         return pl.Series(values.name, [None] * len(values), dtype=encoder.dtype)
     if encoder.kind == "categorical":
         return as_text(values)
+    is_number = encoder.kind == "numeric"
+    parsed = pl.Series([None] * len(values))
     if values.dtype == pl.String:
-        parsed = parse_numbers(values)[0] if encoder.kind == "numeric" else parse_dates(values)
-        if parsed is not None and parsed.null_count() == values.null_count():
-            return parsed
-        wrong = values.is_not_null() & (parsed.is_null() if encoder.kind == "numeric" else True)  # type: ignore[union-attr]
-    else:
-        wrong = values.is_not_null()
+        parsed = parse_numbers(values)[0] if is_number else read_dates(values)
+    wrong = parsed.is_null() & values.is_not_null()
+    if not wrong.any():
+        return parsed
     at = int(wrong.arg_max() or 0)
-    row = at if rows is None else int(rows[at])
-    needed = "a number" if encoder.kind == "numeric" else "a date"
-    problem = f"is not {needed}, as it was in training"
-    value = values[at] if values.dtype == pl.String else as_text(values)[at]
-    raise dataset.place.bad_cell(row, values.name, value, problem)
+    problem = f"is not a {'number' if is_number else 'date'}, as it was in training"
+    raise dataset.place.bad_cell(at if rows is None else int(rows[at]), values.name, as_text(values)[at], problem)
 
 
 def _floats(values: pl.Series) -> np.ndarray:

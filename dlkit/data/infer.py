@@ -18,6 +18,7 @@ MISSING_WORDS = ("NA", "NaN", "null")
 ODD_SHARE, ODD_ROWS = 0.05, 20
 LEADING_ZERO = r"^[ \t]*[+-]?0[0-9]"
 ISO_DATE = r"^D{4}-D{2}-D{2}(?:[T ]D{2}:D{2}(?::D{2}(?:\.D{1,9})?)?(?:Z|[+-]D{2}:?D{2})?)?$".replace("D", "[0-9]")
+ISO_OFFSET = r"(?:Z|:[0-9.]+[+-][0-9:]+)$"
 DATETIME = pl.Datetime("us")
 
 
@@ -137,19 +138,21 @@ def parse_numbers(cells: pl.Series) -> tuple[pl.Series, pl.Series]:
 def parse_dates(cells: pl.Series) -> pl.Series | None:
     """ISO 8601 dates and times as Datetime (µs, UTC where they have an offset); None where any cell is not one."""
     first = cells.drop_nulls().first()
-    if first is None or not re.match(ISO_DATE, str(first)) or not cells.str.contains(ISO_DATE).all():
+    if first is None or not re.match(ISO_DATE, str(first)):
         return None
-    zoned = cells.str.contains(r"(?:Z|:[0-9.]+[+-][0-9:]+)$").drop_nulls()
-    if zoned.any() and not zoned.all():
-        return None
-    zone = "%z" if zoned.any() else ""
-    plain = cells.str.replace("T", " ", literal=True).str.replace("Z", "+0000", literal=True)
+    values = read_dates(cells)
+    return values if values.null_count() == cells.null_count() else None
+
+
+def read_dates(cells: pl.Series) -> pl.Series:
+    """Each cell as a date, null where it is none (2023-02-30), or has no offset where others do."""
+    iso = cells.set(~cells.str.contains(ISO_DATE).fill_null(False), None)
+    zone = "%z" if iso.str.contains(ISO_OFFSET).any() else ""
+    plain = iso.str.replace("T", " ", literal=True).str.replace("Z", "+0000", literal=True)
     # Seconds and a fraction are optional; a date alone is its midnight.
     formats = ["%Y-%m-%d %H:%M:%S%.f" + zone, "%Y-%m-%d %H:%M" + zone] + ([] if zone else ["%Y-%m-%d"])
     parsed = [plain.str.to_datetime(form, strict=False, time_unit="us") for form in formats]
     values = pl.select(pl.coalesce(*parsed)).to_series().rename(cells.name)
-    if values.null_count() > cells.null_count():  # 2023-02-30
-        return None
     return values.dt.replace_time_zone(None) if zone else values
 
 
