@@ -4,9 +4,11 @@ import hashlib
 import io
 import os
 import warnings
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import polars as pl
@@ -39,7 +41,7 @@ def read_folder(source: str, options: Options) -> Dataset:
     try:
         pictures, notes, is_split = find_pictures(root)
     except OSError as failure:
-        raise missing(source, failure) from None
+        raise missing(str(failure.filename or source), failure) from None
     arrays, fingerprint = decode_all(root, pictures, options.image_size)
     labels = pl.Series("class", [picture.label for picture in pictures])
     fixed = np.array([picture.is_valid for picture in pictures]) if is_split else None
@@ -86,11 +88,21 @@ def _classes(root: Path, is_valid: bool) -> tuple[list[Picture], list[str]]:
     pictures: list[Picture] = []
     notes: list[str] = []
     for folder in _folders(root):
-        files = sorted(path for path in folder.rglob("*") if _is_picture(path))
+        files = sorted(path for path in _below(folder) if _is_picture(path))
         pictures += [Picture(path, folder.name, is_valid) for path in files]
         if not files:
             notes.append(f"{folder} has no images and is no class")
     return pictures, notes
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    """Every file below a folder. One that cannot be opened is an error: rglob would pass it over in silence."""
+
+    def fail(failure: OSError) -> NoReturn:
+        raise failure
+
+    for base, _, names in os.walk(folder, onerror=fail):
+        yield from (Path(base, name) for name in names)
 
 
 def _is_picture(path: Path) -> bool:

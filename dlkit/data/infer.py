@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import polars as pl
 
 from dlkit.core.errors import DlkitError
-from dlkit.data.dataset import Place
+from dlkit.data.dataset import Place, shown
 
 # The words that mean "missing", in a column that is otherwise numeric; anywhere else they are words.
 MISSING_WORDS = ("NA", "NaN", "null")
@@ -81,16 +81,18 @@ class Inference:
 
     def _odd_cell(self, cells: pl.Series, strange: pl.Series, forced: bool) -> DlkitError:
         value = strange[0]
-        hint = f"--na {shlex.quote(value)} reads it as missing"
+        hint = f"--na {_word(value, 'VALUE')} reads it as missing"
         if not forced:
-            hint += f"; --categorical {shlex.quote(cells.name)} makes every value a category"
+            hint += f"; --categorical {_word(cells.name, 'COLUMN')} makes every value a category"
         problem = "is not a number" if forced else "is not a number, as the rest of the column is"
         return self.place.bad_cell(int((cells == value).arg_max() or 0), cells.name, value, problem, hint)
 
     def _note_zeros(self, cells: pl.Series) -> None:
         row = int(cells.str.contains(LEADING_ZERO).arg_max() or 0)
         where = self.place.where(row)
-        self.notes.append(f"column {cells.name!r} is read as text, not numbers: {cells[row]!r} ({where}) begins with 0")
+        self.notes.append(
+            f"column {cells.name!r} is read as text, not numbers: {shown(cells[row])} ({where}) begins with 0"
+        )
 
     def _note_odd(self, cells: pl.Series, strange: pl.Series, total: int) -> None:
         """Worth a word where most of the column is numbers: the odd cells may stand for missing ones."""
@@ -99,7 +101,7 @@ class Inference:
             where = self.place.where(int((cells == value).arg_max() or 0))
             self.notes.append(
                 f"column {cells.name!r} is read as text: {len(strange)} of {total} cells are not numbers, "
-                f"such as {value!r} ({where}); --na {shlex.quote(value)} would read that as missing"
+                f"such as {shown(value)} ({where}); --na {_word(value, 'VALUE')} would read that as missing"
             )
 
     def _native(self, cells: pl.Series) -> pl.Series | None:
@@ -166,3 +168,8 @@ def as_text(values: pl.Series) -> pl.Series:
 def is_whole(values: pl.Series) -> bool:
     """Whether every number that is there is an integer that float64 holds exactly."""
     return bool(((values == values.round()) & (values.abs() < 2**53)).all())
+
+
+def _word(text: str, instead: str) -> str:
+    """`text` as a word of a command line, or `instead` where that would not fit into a hint."""
+    return shlex.quote(text) if text.isprintable() and len(text) <= 40 else instead

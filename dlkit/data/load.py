@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from dlkit.core.errors import bad_data
+from dlkit.core.errors import DlkitError, ExitCode, bad_data
 from dlkit.data.arrays import read_npy, read_npz
 from dlkit.data.build import from_table
 from dlkit.data.bundled import NAMES, read_bundled
@@ -46,14 +46,23 @@ def load(
     Raises DlkitError: bad data 65, no such input 66, an argument that does not fit 2.
     """
     options = Options(target, task, tuple(na), tuple(categorical), tuple(numeric), tuple(drop), delimiter, image_size)
+    if not source or "\0" in source:
+        raise DlkitError(f"{source!r} names no file", code=ExitCode.NO_INPUT)
     path = Path(source)
     if source in NAMES and not path.exists():
         options.refuse_delimiter()
         return read_bundled(source, options)
-    if source != "-" and path.is_dir():
+    if source != "-" and _is_folder(path):
         options.refuse_delimiter()
         return read_folder(source, options)
     return _read_file(read_source(source, NAMES), options)
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # a name too long, a closed folder on the way: reading it will say so
+        return False
 
 
 def _read_file(source: Source, options: Options) -> Dataset:

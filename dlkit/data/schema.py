@@ -106,7 +106,8 @@ class Schema(_Plain):
         unknown = [name for name in dataset.classes if name not in index]
         if unknown:
             raise bad_data(f"{dataset.source}: the class {unknown[0]!r} was not there in training")
-        return np.array([index[name] for name in dataset.classes], np.int64)[labels]
+        position = np.array([index[name] for name in dataset.classes], np.int64)
+        return np.asarray(position[labels])
 
     def unscale(self, predictions: np.ndarray) -> np.ndarray:
         """A regression's outputs in the target's units, float64."""

@@ -27,11 +27,7 @@ class Target:
 def read_target(cells: pl.Series, inference: Inference, task: str | None, force: str | None = None) -> Target:
     """Type the target, infer the task unless given, and encode the labels. All missing or all the same: bad data."""
     place = inference.place
-    values = inference.column(cells, force, lenient=task == "classification")
-    if values is None or values.dtype == pl.Datetime:
-        raise bad_data(
-            f"{place.source}: the target {cells.name!r} holds {cells.dtype}, which is no class and no number"
-        )
+    values = _typed(cells, inference, task, force)
     kept = values.is_not_null().to_numpy()
     values = values.drop_nulls()
     if not len(values):
@@ -51,6 +47,18 @@ def read_target(cells: pl.Series, inference: Inference, task: str | None, force:
         names = ", ".join(map(repr, rare[:5])) + (", …" if len(rare) > 5 else "")
         notes.append(f"only one row for {names}: a class of one row cannot be on both sides of a split")
     return Target(task, classes, labels, kept, tuple(notes))
+
+
+def _typed(cells: pl.Series, inference: Inference, task: str | None, force: str | None) -> pl.Series:
+    """The target as Float64 or String."""
+    values = inference.column(cells, force, lenient=task == "classification")
+    if values is not None and values.dtype == pl.Datetime and task == "classification":
+        values = inference.column(cells, "categorical")
+    if values is None or values.dtype == pl.Datetime:
+        held = str(cells.dtype) if values is None else "dates"
+        source = inference.place.source
+        raise bad_data(f"{source}: the target {cells.name!r} holds {held}, which are no classes and no numbers")
+    return values
 
 
 def infer_task(values: pl.Series) -> str:

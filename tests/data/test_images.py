@@ -1,6 +1,7 @@
 """Folders of photographs."""
 
 import io
+import os
 import zlib
 
 import numpy as np
@@ -182,3 +183,17 @@ def test_hymenoptera(shared):
     dataset = load(str(shared("hymenoptera")), image_size=32)
     assert dataset.classes == ("ants", "bees") and dataset.arrays.shape == (398, 3, 32, 32)
     assert dataset.fixed_split.sum() == 153 and 100 < dataset.arrays.mean() < 160
+
+
+def test_a_folder_that_cannot_be_opened_is_an_error(folder, refused, monkeypatch):
+    path = folder(four(png(plain())))
+    scan = os.scandir
+
+    def closed(place):
+        if str(place).endswith("/b"):
+            raise PermissionError(13, "Permission denied", str(place))
+        return scan(place)
+
+    monkeypatch.setattr("os.scandir", closed)
+    error = refused(path)
+    assert error.code == 66 and "/b: permission denied" in error.message

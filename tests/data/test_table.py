@@ -230,6 +230,22 @@ def test_a_missing_file_has_near_names(write, refused, tmp_path):
     assert error.code == 66 and "digits" in error.hint
 
 
+@pytest.mark.parametrize("name", ["", "a" * 5000, "a\0b", "no/such/folder/x.csv"])
+def test_names_of_nothing(refused, name):
+    assert refused(name).code == 66
+
+
+def test_a_target_of_dates(write, refused):
+    path = write("a.csv", csv_of({"x": [1, 2, 3], "y": ["2024-01-01", "2024-01-02", "2024-01-02"]}))
+    assert "dates" in refused(path).message
+    assert load(path, task="classification").classes == ("2024-01-01", "2024-01-02")
+
+
+def test_hints_stay_short(write, refused):
+    error = refused(write("a.csv", "x,y\n" + "1,a\n2,b\n" * 20 + '"' + "p\nq" * 99 + '",a\n'))
+    assert "--na VALUE" in error.hint and len(error.message) < 300
+
+
 def test_unreadable(write, refused, monkeypatch):
     path = write("a.csv", "x,y\n1,2\n")
 
