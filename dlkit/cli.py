@@ -3,6 +3,7 @@
 This is the only place where an exception becomes a message and an exit code.
 """
 
+import io
 import os
 import signal
 import sys
@@ -20,6 +21,9 @@ class Terminated(BaseException):
 def main() -> NoReturn:
     """Run the command line in `sys.argv` and exit."""
     signal.signal(signal.SIGTERM, _terminate)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # As stderr does: what a terminal's encoding, or a file name's bytes, cannot express is shown as an escape.
+        sys.stdout.reconfigure(errors="backslashreplace")
     code = run(sys.argv[1:])
     _flush_or_discard()
     sys.exit(int(code))
@@ -65,9 +69,7 @@ def _translate(failure: Exception) -> DlkitError:
 
     if isinstance(failure, TyperException):
         return _usage(failure)
-    if isinstance(failure, FileNotFoundError | IsADirectoryError | PermissionError) and failure.filename:
-        return DlkitError(f"{failure.filename}: {failure.strerror}", code=ExitCode.NO_INPUT)
-    if isinstance(failure, OSError):
+    if isinstance(failure, OSError):  # in writing: readers turn their own into exit code 66
         where = f"{failure.filename}: " if failure.filename else ""
         return DlkitError(f"{where}{failure.strerror or failure}", code=ExitCode.IO_ERROR)
     if isinstance(failure, MemoryError):

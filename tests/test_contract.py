@@ -292,3 +292,15 @@ def test_the_table_is_human_and_the_pipe_exact(terminal, dlkit):
 def test_stdin_is_a_network(dlkit):
     ran = dlkit("convshape", "3x32x32", "-", "-q", stdin="conv:8,k3 # a comment\nrelu\n")
     assert ran == (0, "8x30x30\n", "")
+
+
+def test_an_encoding_that_lacks_the_signs_gets_escapes(tmp_path):
+    env = environment(PYTHONIOENCODING="ascii", PYTHONUTF8="0")
+    words = command_line("convshape", "3x32x32", "conv:8,k3", "--format", "table")
+    done = subprocess.run(words, capture_output=True, text=True, cwd=tmp_path, env=env)
+    assert done.returncode == 0 and "\\xd7" in done.stdout, done.stderr
+
+
+def test_work_that_fails_at_once_leaves_stdout_empty(inside):
+    ran = inside("train", "diabetes", "--optimizer", "sgd", "--lr", "1e30", "--schedule", "constant")
+    assert_error(ran, 70, "diverged")

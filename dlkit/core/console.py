@@ -57,8 +57,6 @@ def error(failure: DlkitError, as_json: bool = False) -> None:
 def _line(text: str) -> None:
     try:
         print(text, file=sys.stderr, flush=True)
-    except UnicodeEncodeError:
-        print(text.encode("ascii", "backslashreplace").decode("ascii"), file=sys.stderr, flush=True)
     except OSError:
         # stderr is gone or full: there is nowhere left to say so, and the exit code still tells.
         return

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterable, Sequence
+from itertools import chain, islice
 from typing import Any, Literal
 
 from dlkit.core import console, units
@@ -17,7 +18,9 @@ def write(result: Result, command: str, version: str, fmt: Format | None, quiet:
     """
     if not result.streams:
         return _write(result, command, version, fmt, quiet)
-    result.rows = iter(result.rows)
+    rows = iter(result.rows)
+    # The first row is made before the header is written: work that fails at once leaves stdout empty.
+    result.rows = chain(list(islice(rows, 1)), rows)
     try:
         _write(result, command, version, fmt, quiet)
     except BrokenPipeError:
