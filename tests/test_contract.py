@@ -65,12 +65,12 @@ def test_every_command_is_covered():
 
 
 @every_command
-def test_help_teaches(dlkit, command):
-    ran = dlkit(command, "--help")
+def test_help_teaches(inside, command):
+    ran = inside(command, "--help")
     assert ran.code == 0 and ran.err == ""
     assert ran.out.index("Examples:") < ran.out.index("Options:")
     assert f"\n  dlkit {command}" in ran.out
-    assert dlkit(command, "-h").out == ran.out
+    assert inside(command, "-h").out == ran.out
 
 
 def test_root_help_lists_commands_with_their_summaries(dlkit):
@@ -93,19 +93,19 @@ def test_version(dlkit, flag):
 
 
 @every_command
-def test_formats_agree(dlkit, command):
+def test_formats_agree(inside, command):
     words = [command, *QUICK[command]]
-    whole = json.loads(dlkit(*words, "--json").out)
+    whole = json.loads(inside(*words, "--json").out)
     assert list(whole) == ["command", "version", "ok", "summary", "rows"]
     assert whole["command"] == command and whole["ok"] is True
     assert SUMMARY[command] <= set(whole["summary"])
     assert whole["rows"] and all(ROW[command] <= set(row) for row in whole["rows"])
 
-    lines = [json.loads(line) for line in dlkit(*words, "--format", "jsonl").out.splitlines()]
-    header, *cells = [line.split("\t") for line in dlkit(*words, *_tsv(command)).out.splitlines()]
+    lines = [json.loads(line) for line in inside(*words, "--format", "jsonl").out.splitlines()]
+    header, *cells = [line.split("\t") for line in inside(*words, *_tsv(command)).out.splitlines()]
     assert len(lines) == len(cells) == len(whole["rows"])
     assert all(len(row) == len(header) for row in cells)
-    names, *records = list(csv.reader(io.StringIO(dlkit(*words, "--format", "csv").out)))
+    names, *records = list(csv.reader(io.StringIO(inside(*words, "--format", "csv").out)))
     assert names == header and len(records) == len(cells)
     timed = {"seconds", "samples_per_second", "run"}  # what may differ between two runs of the same command
     same = [i for i, name in enumerate(header) if name not in timed]
@@ -119,10 +119,10 @@ def _tsv(command: str) -> list[str]:
 
 
 @every_command
-def test_a_pipe_gets_tsv_and_quiet_one_value(dlkit, command):
+def test_a_pipe_gets_tsv_and_quiet_one_value(inside, command):
     words = [command, *QUICK[command]]
-    assert dlkit(*words).out.splitlines()[0] == dlkit(*words, "--format", "tsv").out.splitlines()[0]
-    quiet = dlkit(*words, "-q")
+    assert inside(*words).out.splitlines()[0] == inside(*words, "--format", "tsv").out.splitlines()[0]
+    quiet = inside(*words, "-q")
     assert quiet.code == 0 and quiet.err == ""
     assert quiet.out.count("\n") == 1 and "\t" not in quiet.out and quiet.out.strip()
 
@@ -138,9 +138,9 @@ def test_a_terminal_gets_a_table(terminal, command, colour):
 
 
 @every_command
-def test_usage_errors(dlkit, command):
-    assert_error(dlkit(command, *QUICK[command], "--no-such-option"), 2, "--no-such-option", f"dlkit {command} --help")
-    ran = dlkit(command, *QUICK[command], "--json", "--no-such-option")
+def test_usage_errors(inside, command):
+    assert_error(inside(command, *QUICK[command], "--no-such-option"), 2, "--no-such-option", f"dlkit {command} --help")
+    ran = inside(command, *QUICK[command], "--json", "--no-such-option")
     assert ran.code == 2 and ran.out == ""
     body = json.loads(ran.err)
     assert body["error"]["code"] == 2 and "--no-such-option" in body["error"]["message"]
