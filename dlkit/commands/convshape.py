@@ -6,20 +6,27 @@ Examples:
   dlkit convshape 3x32x32 '3*(conv:64,k3,p1 bn relu maxpool:k2)' flatten linear:10
   dlkit convshape resnet50
   dlkit convshape 3x512x512 @net.dlk --json | jq .summary.output
+  dlkit convshape 3x224x224 net.py:Net:width=64,depth=3
+  python -c 'print(model)' | dlkit convshape 3x224x224 -
 
 A shape is C×L, C×H×W or C×D×H×W, without the batch. MACs are multiply-accumulates of
 convolutions and linear layers for one sample (bias, norm, pooling, activation not
-counted); FLOPs = 2·MACs. Next: dlkit train DATA NETWORK trains the same text.
+counted); FLOPs = 2·MACs. FILE.py:CLASS or PACKAGE.MODULE:CLASS, with arguments after a
+second colon (literals; a plain word is a string, 3x5 a tuple), is a module of your own: it
+is imported, which runs its code, and traced with torch on the meta device. Only the command
+line may name one, never a file. Next: dlkit train DATA NETWORK trains the same text.
 """
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from dlkit.core import shapes
+from dlkit.core.network import is_module
 from dlkit.core.result import Result
 
 _QUICK = "Quick form: one convolution"
+_OWN = "A module of your own"
 
 
 def command(
@@ -27,7 +34,7 @@ def command(
         list[str],
         typer.Argument(
             metavar="[SHAPE] NETWORK...",
-            help="The input's shape, then layers, a name (dlkit models), @FILE, or - for stdin.",
+            help="The input's shape, then layers, a name (dlkit models), @FILE, - for stdin, or FILE.py:CLASS.",
             show_default=False,
         ),
     ],
@@ -53,9 +60,22 @@ def command(
             rich_help_panel=_QUICK,
         ),
     ] = None,
+    dtype: Annotated[
+        Literal["float32", "float16", "bfloat16", "int64"] | None,
+        typer.Option(
+            help="The input's type, for a module of your own.", rich_help_panel=_OWN,
+            show_default="its parameters'; int64 if it starts with an embedding",
+        ),
+    ] = None,
 ) -> Result:  # fmt: skip
     if kernel_size is not None:
         return shapes.quick(network, kernel_size, stride, padding, dilation, filters)
     if (stride, padding, dilation, filters) != ("1", "0", "1", None):
         raise typer.BadParameter("the quick form needs a kernel size, for example -k 3", param_hint="-k")
+    if any(map(is_module, network)):
+        from dlkit.nn import live
+
+        return live.table(network, dtype)
+    if dtype is not None:
+        raise typer.BadParameter("only a module of your own, FILE.py:CLASS, has a type", param_hint="--dtype")
     return shapes.table(network)

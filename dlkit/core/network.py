@@ -1,11 +1,18 @@
 """A network as the user names it on the command line: words, a name, `@file`, or `-` for stdin."""
 
+import re
 from collections.abc import Sequence
+from pathlib import Path
 
-from dlkit.core import spec, zoo
+from dlkit.core import console, spec, zoo
 from dlkit.core.errors import DlkitError
 from dlkit.core.io import read_text
-from dlkit.core.layers import Shape
+from dlkit.core.layers import CATALOGUE, Shape
+
+MODULE = re.compile(
+    r"(?P<where>[^\s:()]+\.py|[A-Za-z_][\w.]*):(?P<name>[A-Za-z_][\w.]*)(?:\((?P<inside>.*)\)|:(?P<after>.*))?"
+)
+"""The user's own module: file.py:Class or package.module:Class, with arguments in parentheses or after a colon."""
 
 
 def read(words: Sequence[str]) -> spec.Network:
@@ -16,8 +23,48 @@ def read(words: Sequence[str]) -> spec.Network:
             "a network is missing after the input shape" if shape else "a network is missing",
             "for example: 3x224x224 conv:64,k7,s2,p3 bn relu, or a name such as resnet50 (see 'dlkit models')",
         )
-    network = spec.parse(_text(rest))
+    if is_module(rest[0]):
+        raise DlkitError(
+            f"{rest[0]} is a module of your own, and here the network language is needed",
+            "dlkit convshape SHAPE MODULE traces it",
+        )
+    text = _text(rest)
+    if _PRINTED.search(text):
+        return _printed(text, shape)
+    network = spec.parse(text)
     return spec.Network(shape or network.input, network.graph)
+
+
+def is_module(word: str) -> bool:
+    """Whether a word of a command line names a module of the user's own, and no layer and no network."""
+    found = MODULE.fullmatch(word)
+    if not found:
+        return False
+    where = found["where"]
+    if "." in where:
+        return True
+    return where not in CATALOGUE and where not in zoo.names() and _importable(where)
+
+
+def _importable(name: str) -> bool:
+    from importlib.util import find_spec
+
+    return Path(f"{name}.py").is_file() or Path(name).is_dir() or find_spec(name) is not None
+
+
+_PRINTED = re.compile(r"\A\s*[A-Za-z_]\w*\([^\n]*\n\s*\([^()\n]*\): |\A\s*[A-Z]\w*\([^\n]*\)\s*\Z")
+
+
+def _printed(text: str, shape: Shape | None) -> spec.Network:
+    """A network from the printed form of a torch module."""
+    from dlkit.core import printed
+
+    if shape is None:
+        raise DlkitError("the input shape is missing before the printed module", "for example: 3x224x224 -")
+    graph, notes = printed.read(text, shape)
+    for note in notes:
+        console.note(note)
+    return spec.Network(shape, graph)
 
 
 def _input(words: Sequence[str]) -> tuple[Shape | None, Sequence[str]]:

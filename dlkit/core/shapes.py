@@ -46,25 +46,26 @@ def _result(shape: Shape, steps: list[Step]) -> Result:
         "params": whole.params,
         "macs": whole.macs,
         "flops": 2 * whole.macs,
-        "rf": _sizes(whole.field, shape),
+        "rf": sizes(whole.field, shape),
     }
-    rows = [_row(step, shape) for step in steps]
+    rows = [row(step, shape) for step in steps]
     return Result(COLUMNS, rows, summary, "output", FACTS)
 
 
-def _row(step: Step, shape: Shape) -> dict[str, Any]:
+def row(step: Step, shape: Shape) -> dict[str, Any]:
+    """One layer as a row of the answer."""
     return {
         "layer": step.name,
         "op": step.text,
         "output": list(step.output),
         "params": step.params,
         "macs": step.macs,
-        "rf": _sizes(step.field, shape),
+        "rf": sizes(step.field, shape),
         "jump": [axis.stride for axis in step.field] if isinstance(step.field, tuple) else None,
     }
 
 
-def _sizes(reach: Reach, shape: Shape) -> list[int] | None:
+def sizes(reach: Reach, shape: Shape) -> list[int] | None:
     """The receptive field per axis: the input's own size where a layer sees all of it, None where it is undefined."""
     if reach is None:
         return None

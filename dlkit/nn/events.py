@@ -1,0 +1,141 @@
+"""What one forward pass did: a tree of module calls and torch functions, with the aten ops that each ran."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map
+
+from dlkit.nn import counting
+from dlkit.nn.reach import Tracker
+
+aten = torch.ops.aten
+_COPIES = {aten.clone, aten._unsafe_view, aten._to_copy, aten._reshape_copy, aten.copy_, aten.lift_fresh}
+
+
+class Op:
+    """One aten op: its name, its result's shape, its MACs (None: not counted), and what it is made of."""
+
+    __slots__ = ("macs", "moves", "name", "output", "result", "storages")
+
+    def __init__(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+        self.name = func._overloadpacket.__name__
+        self.macs = counting.macs(func, args, kwargs, out)
+        self.moves = func.is_view or func._overloadpacket in _COPIES  # no arithmetic
+        self.result = first_tensor(out)
+        self.output = () if self.result is None else tuple(self.result.shape)
+        self.storages = {storage(t) for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)}
+
+
+class Call:
+    """A module's call, or a torch function's where no module is nearer, and what happened in it, in order."""
+
+    def __init__(self, name: str, module: nn.Module | None) -> None:
+        self.name, self.module = name, module
+        self.items: list[Call | Op] = []
+        self.result: torch.Tensor | None = None
+
+    def ops(self) -> Iterator[Op]:
+        for item in self.items:
+            if isinstance(item, Op):
+                yield item
+            else:
+                yield from item.ops()
+
+
+def storage(tensor: torch.Tensor) -> int:
+    """What identifies a tensor's memory: views share it. Works on the meta device, where no address exists."""
+    return tensor.untyped_storage()._cdata
+
+
+def first_tensor(value: Any) -> torch.Tensor | None:
+    """The first tensor in what a module returned: a tensor, or a tuple, list or dict of them."""
+    return next((leaf for leaf in tree_leaves(value) if isinstance(leaf, torch.Tensor)), None)
+
+
+class Recorder(TorchDispatchMode):
+    """Writes the ops that reach the dispatcher into the call at hand, and shows them to the tracker."""
+
+    def __init__(self, root: Call, tracker: Tracker) -> None:
+        super().__init__()
+        self.stack = [root]
+        self.tracker = tracker
+        self.kept: list[Any] = []  # a tensor's storage identifies it only as long as it lives
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        args, kwargs = on_one_device(args, kwargs or {})
+        if not _known(func):
+            with self:
+                parts = func.decompose(*args, **kwargs)
+            if parts is not NotImplemented:
+                return parts
+        out = func(*args, **kwargs)
+        self.tracker.after(func, args, kwargs, out)
+        self.kept.append((args, kwargs, out))
+        self.stack[-1].items.append(Op(func, args, kwargs, out))
+        return out
+
+
+def _known(func: Any) -> bool:
+    packet = func._overloadpacket
+    return counting.counts(packet) or packet.__name__.startswith("upsample") or not func._can_decompose()
+
+
+def on_one_device(args: Any, kwargs: Any) -> tuple[Any, Any]:
+    """Constants that a forward made on the CPU (arange, a mask), moved where the rest is: to the meta device."""
+    devices = {t.device.type for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)}
+    if not {"meta", "cpu"} <= devices:
+        return args, kwargs
+
+    def move(value: Any) -> Any:
+        alone = isinstance(value, torch.Tensor) and value.device.type == "cpu"
+        return torch.empty_like(value, device="meta") if alone else value
+
+    return tree_map(move, (args, kwargs))
+
+
+class Functions(TorchFunctionMode):
+    """Gathers the ops of one torch function (einsum, interpolate) under its name."""
+
+    def __init__(self, stack: list[Call]) -> None:
+        super().__init__()
+        self.stack = stack
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        call = Call(getattr(func, "__name__", str(func)), None)
+        self.stack.append(call)
+        out = func(*args, **(kwargs or {}))
+        self.stack.pop()
+        if call.items:
+            self.stack[-1].items.append(call)
+        return out
+
+
+@contextmanager
+def recording(model: nn.Module, tracker: Tracker) -> Iterator[Call]:
+    """The root call, complete when the block ends."""
+    root = Call("", model)
+    recorder = Recorder(root, tracker)
+    with ExitStack() as stack:
+        for name, module in model.named_modules():
+            if module is not model:
+                for handle in _hooks(name, module, recorder.stack):
+                    stack.callback(handle.remove)
+        with torch.no_grad(), Functions(recorder.stack), recorder:
+            yield root
+
+
+def _hooks(name: str, module: nn.Module, stack: list[Call]) -> list[Any]:
+    def enter(_: nn.Module, __: Any) -> None:
+        stack.append(Call(name, module))
+
+    def leave(_: nn.Module, __: Any, out: Any) -> None:
+        call = stack.pop()
+        call.result = first_tensor(out)
+        stack[-1].items.append(call)
+
+    return [module.register_forward_pre_hook(enter, prepend=True), module.register_forward_hook(leave)]

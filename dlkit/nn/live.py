@@ -1,0 +1,216 @@
+"""A module of the user's own, named on the command line: imported, built, traced. This runs the user's code."""
+
+import ast
+import contextlib
+import importlib
+import importlib.util
+import inspect
+import re
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from dlkit.core import spec
+from dlkit.core.errors import DlkitError, ExitCode, nearest
+from dlkit.core.io import missing
+from dlkit.core.layers import show
+from dlkit.core.network import MODULE
+from dlkit.core.result import Result
+from dlkit.core.shapes import COLUMNS, FACTS, row, sizes
+from dlkit.nn.trace import Traced, trace
+
+_OURS = str(Path(__file__).resolve().parent.parent)
+_EXAMPLE = "for example: dlkit convshape 3x224x224 net.py:Net:width=64,depth=3"
+
+
+def table(words: list[str], dtype: str | None = None) -> Result:
+    """convshape's answer for SHAPE MODULE."""
+    if len(words) != 2:
+        raise DlkitError("a module of your own needs the input shape before it and nothing after it", _EXAMPLE)
+    shape = spec.parse_shape(words[0])
+    module = load(words[1])
+    with _users_code(f"{words[1]} cannot take {show(shape)}", ExitCode.BAD_DATA):
+        traced = trace(module, shape, getattr(torch, dtype) if dtype else None)
+    return result(traced)
+
+
+def result(traced: Traced) -> Result:
+    """The rows and keys of convshape; the activation bytes besides."""
+    rows = [row(step, traced.input) for step in traced.steps]
+    summary = {
+        "input": list(traced.input),
+        "output": list(traced.output),
+        "params": traced.params,
+        "macs": traced.macs,
+        "flops": 2 * traced.macs,
+        "rf": sizes(traced.field, traced.input),
+        "activation_bytes": traced.activation_bytes,
+    }
+    counted = ", ".join(f"{name} {times}" for name, times in traced.uncounted.items())
+    notes = ["torch was loaded and the module's own code was run, on the meta device"]
+    if counted:
+        notes.append(f"no MACs are counted for: {counted}")
+    if reason := next((step.undefined for step in traced.steps if step.field is None and step.undefined), ""):
+        notes.append(f"the receptive field is not followed past {reason}")
+    return Result(COLUMNS, rows, summary, "output", FACTS, notes=notes)
+
+
+# Loading ---------------------------------------------------------------------------------------------
+
+
+def load(word: str) -> nn.Module:
+    """The module that `package.module:Class`, `file.py:Class` or one of them with arguments stands for."""
+    found = MODULE.fullmatch(word)
+    if not found:
+        raise DlkitError(f"{word!r} is not a module of your own", _EXAMPLE)
+    arguments = found["inside"] if found["inside"] is not None else found["after"]
+    positional, named = read_arguments(arguments or "")
+    with _users_code(f"{found['where']} cannot be imported", ExitCode.USAGE):
+        home = _import(found["where"])
+    return _build(_member(home, found["where"], found["name"]), word.split("(")[0], positional, named)
+
+
+def _import(where: str) -> Any:
+    """A file by its path, or a module from the current folder or the installed packages."""
+    sys.path.insert(0, str(Path.cwd()))
+    if not where.endswith(".py"):
+        try:
+            return importlib.import_module(where)
+        except ModuleNotFoundError as failure:
+            if failure.name and (where == failure.name or where.startswith(f"{failure.name}.")):
+                hint = "it is looked for in the current folder and among the installed packages"
+                raise DlkitError(f"there is no module {failure.name!r}", hint) from None
+            raise
+    path = Path(where)
+    if not path.is_file():
+        raise missing(where, FileNotFoundError(2, "No such file or directory"))
+    sys.path.insert(0, str(path.resolve().parent))
+    name = path.stem if path.stem not in sys.modules else f"{path.stem}_of_yours"
+    plan = importlib.util.spec_from_file_location(name, path.resolve())
+    assert plan and plan.loader
+    sys.modules[name] = module = importlib.util.module_from_spec(plan)
+    plan.loader.exec_module(module)
+    return module
+
+
+def _member(home: Any, where: str, name: str) -> Any:
+    for part in name.split("."):
+        if not hasattr(home, part):
+            offered = [key for key, value in vars(home).items() if callable(value) and not key.startswith("_")]
+            raise DlkitError(f"{where} has no {name!r}: {nearest(part, offered)}")
+        home = getattr(home, part)
+    return home
+
+
+def _build(found: Any, word: str, positional: list[Any], named: dict[str, Any]) -> nn.Module:
+    if isinstance(found, nn.Module):
+        if positional or named:
+            raise DlkitError(f"{word} is a module that is already built, and takes no arguments")
+        return found
+    if not callable(found):
+        raise DlkitError(f"{word} is a {type(found).__name__}, not an nn.Module or a function that returns one")
+    if isinstance(found, type) and not issubclass(found, nn.Module):
+        raise DlkitError(f"{word} is a class, but not an nn.Module")
+    _check_arguments(found, word, positional, named)
+    with _users_code(f"{word} cannot be built", ExitCode.USAGE):
+        made = found(*positional, **named)
+    if not isinstance(made, nn.Module):
+        raise DlkitError(f"{word} returned a {type(made).__name__}, not an nn.Module")
+    return made
+
+
+def _check_arguments(found: Callable[..., Any], word: str, positional: list[Any], named: dict[str, Any]) -> None:
+    """Refuse missing and unknown arguments by name."""
+    parameters = inspect.signature(found).parameters.values()
+    ordinary = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    places = [p for p in ordinary if p.kind is not p.KEYWORD_ONLY]
+    open_ended = {p.kind for p in parameters} - {p.kind for p in ordinary}
+    filled = {p.name for p in places[: len(positional)]} | set(named)
+    needed = [p.name for p in ordinary if p.default is p.empty and p.name not in filled]
+    if needed:
+        example = ",".join(f"{name}=…" for name in needed)
+        raise DlkitError(f"{word} needs its {', '.join(needed)}", f"write {word}:{example}")
+    names = [p.name for p in ordinary]
+    unknown = next((name for name in named if name not in names), None)
+    if unknown and inspect.Parameter.VAR_KEYWORD not in open_ended:
+        raise DlkitError(f"{word} has no argument {unknown!r}: {nearest(unknown, names)}")
+    if len(positional) > len(places) and inspect.Parameter.VAR_POSITIONAL not in open_ended:
+        raise DlkitError(f"{word} takes {len(places)} arguments; got {len(positional)}")
+
+
+def read_arguments(text: str) -> tuple[list[Any], dict[str, Any]]:
+    """Arguments as literals, `64,depth=3,act=relu,sizes=[1,2]`: a plain word is a string, 3x5 the tuple (3, 5)."""
+    positional: list[Any] = []
+    named: dict[str, Any] = {}
+    for part in re.findall(r"(?:[^,()\[\]{}'\"]|\([^()]*\)|\[[^\[\]]*\]|\{[^{}]*\}|'[^']*'|\"[^\"]*\")+", text):
+        key, equals, value = part.strip().partition("=")
+        if equals and key.strip().isidentifier():
+            if key.strip() in named:
+                raise DlkitError(f"the argument {key.strip()} is given twice")
+            named[key.strip()] = _literal(value.strip())
+        elif named:
+            raise DlkitError(f"the argument {part!r} without a name follows one with a name")
+        else:
+            positional.append(_literal(part.strip()))
+    return positional, named
+
+
+def _literal(text: str) -> Any:
+    if re.fullmatch(r"\d+(x\d+)+", text):
+        return tuple(int(part) for part in text.split("x"))
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        if re.fullmatch(r"[A-Za-z_][\w.+/-]*", text):
+            return text
+        raise DlkitError(f"the argument {text!r} is neither a literal nor a plain word", _EXAMPLE) from None
+
+
+# Errors ----------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _users_code(what: str, code: ExitCode) -> Iterator[None]:
+    """Run code that is not ours: its prints go to stderr, and what it raises becomes one line with its place."""
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    except DlkitError:
+        raise
+    except ModuleNotFoundError as failure:
+        message = f"{what}{_place(failure)}: it needs {failure.name!r}, which is not installed"
+        raise DlkitError(message, code=ExitCode.NO_DEPENDENCY) from None
+    except SystemExit as stop:
+        raise DlkitError(f"{what}: it ends the program (exit code {stop.code})", code=code) from None
+    except Exception as failure:
+        if traceback.extract_tb(failure.__traceback__)[-1].filename.startswith(_OURS):
+            raise
+        said = " ".join(str(failure).split())
+        raise DlkitError(f"{what}: {type(failure).__name__}{_place(failure)}: {said}", _meta_hint(said), code) from None
+
+
+def _meta_hint(said: str) -> str | None:
+    if "meta tensor" in said or "Meta" in said:
+        return "a trace has shapes and no numbers: a forward that looks at values (.item(), if x.sum() > 0) has none"
+    return None
+
+
+def _place(failure: BaseException) -> str:
+    """Where the user's code was when it failed: the innermost line outside of torch, Python and dlkit."""
+    if isinstance(failure, SyntaxError):
+        return f" at {_short(failure.filename or '?')}:{failure.lineno}"
+    for frame in reversed(traceback.extract_tb(failure.__traceback__)):
+        outside = "site-packages" in frame.filename or frame.filename.startswith((_OURS, "<", sys.base_prefix + "/lib"))
+        if not outside:
+            return f" at {_short(frame.filename)}:{frame.lineno}"
+    return ""
+
+
+def _short(filename: str) -> str:
+    path = Path(filename)
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else filename
