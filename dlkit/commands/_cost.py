@@ -59,6 +59,26 @@ Recompute = Annotated[
     Literal["none", "selective", "full"],
     _option(panel=_COUNT, help="Activations computed again on the way back: none, attention scores, or all (8·N·D)."),
 ]
+Context = Annotated[
+    int | None,
+    _option(panel=_RUN, parser=count, metavar="COUNT", help="Tokens of a sample.", show_default="the model's own"),
+]
+Convention = Annotated[
+    Literal["dlkit", "kaplan", "chinchilla", "palm", "megatron", "torchvision", "fvcore"],
+    _option(panel=_COUNT, help="Whose way of counting; a note says how it differs."),
+]
+CausalSkip = Annotated[
+    bool,
+    _option(
+        "--causal-skip",
+        panel=_COUNT,
+        help="Leave out the scores a causal mask hides (about half), as FlashAttention does.",
+    ),
+]
+Freeze = Annotated[
+    list[str] | None,
+    _option(panel=_COUNT, metavar="LAYER", help="Not trained: a name (conv1, 'conv?'), or every conv. Repeatable."),
+]
 Gpu = Annotated[str | None, _option(panel=_MACHINE, metavar="NAME", help="h100, a100, h200, b200, tpu-v4, …")]
 Gpus = Annotated[int | None, _option(panel=_MACHINE, min=1, help="How many of them; without it days are unknown.")]
 Precision = Annotated[

@@ -2,6 +2,8 @@
 
 Examples:
   dlkit flops 70B --tokens 1.4T
+  dlkit flops llama-2-7b --tokens 2T
+  dlkit flops gpt2 --context 512 --convention palm
   dlkit flops resnet50 --samples 1.28M --epochs 90
   dlkit flops 70B --tokens 1.4T --gpu h100 --gpus 1024 --mfu 0.4 --price 2.5
   dlkit flops --budget 1e24
@@ -9,8 +11,9 @@ Examples:
 
 A FLOP is one addition or multiplication: a multiply-accumulate counts 2. Counted are
 matrix products and convolutions; not softmax, norms, activations, look-ups, optimiser.
-6·N·D leaves attention scores out. Without an amount the counts are of one token or one
-sample, and -q prints the forward pass. Peaks are dense. Next: dlkit memory.
+6·N·D leaves attention scores out; a network's are counted in full, masked ones too. No
+--tokens or --samples: the counts are of one token or sample, and -q prints the forward
+pass. Peaks are dense. Next: dlkit memory says whether it fits.
 """
 
 import typer
@@ -24,7 +27,11 @@ def command(
     tokens: opt.Tokens = None,
     samples: opt.Samples = None,
     epochs: opt.Epochs = 1,
+    context: opt.Context = None,
     recompute: opt.Recompute = "none",
+    convention: opt.Convention = "dlkit",
+    causal_skip: opt.CausalSkip = False,
+    freeze: opt.Freeze = None,
     gpu: opt.Gpu = None,
     gpus: opt.Gpus = None,
     precision: opt.Precision = None,
@@ -50,5 +57,5 @@ def command(
                 "asks for the best model: give no model, --tokens or --samples", param_hint="--budget"
             )
         return costs.sizes(budget, approach, job)
-    amount = costs.Amount(tokens, samples, epochs, approach=approach)
-    return costs.answer(model or [], amount, Counting(recompute), "dlkit", job)
+    amount = costs.Amount(tokens, samples, epochs, context, approach)
+    return costs.answer(model or [], amount, Counting(recompute, causal_skip, tuple(freeze or ())), convention, job)

@@ -7,10 +7,13 @@ appendix B, Narayanan et al. 2021 (2104.04473) equation 3, Korthikanti et al. 20
 """
 
 from collections.abc import Iterable, Sequence
+from math import prod
 from typing import NamedTuple
 
 from dlkit.core.errors import DlkitError, nearest
 from dlkit.core.graph import Step
+from dlkit.core.layers import Shape
+from dlkit.core.sequence import Attention, GatedMlp, Mlp, Moe, Recurrent, WindowAttention
 
 RECOMPUTE = ("none", "selective", "full")
 
@@ -36,6 +39,7 @@ class Count(NamedTuple):
     parts: list[Part]
     unit: str  # "token" or "sample"
     positions: int | None
+    forward_only: bool = False  # a convention that says nothing of training
 
     def total(self) -> Part:
         whole = Part("total", 0, 0, 0, 0)
@@ -66,9 +70,14 @@ class Counting(NamedTuple):
 
 
 _COMPONENTS = {
+    **dict.fromkeys(("embed", "pos", "segments", "cls"), "embeddings"),
     **dict.fromkeys(("conv", "dwconv", "yolo", "convt"), "convolutions"),
     **dict.fromkeys(("bn", "in", "gn", "ln", "rms"), "norms"),
-    "linear": "linear layers",
+    **dict.fromkeys(("mlp", "gmlp"), "feed-forward"),
+    **dict.fromkeys(("linear", "patchmerge"), "linear layers"),
+    **dict.fromkeys(("rnn", "lstm", "gru"), "recurrent layers"),
+    "moe": "experts",
+    "lmhead": "head",
 }
 
 
@@ -91,10 +100,48 @@ def exact(steps: Sequence[Step], positions: int | None, how: Counting) -> Count:
 
 
 def _parts(step: Step, how: Counting, before: bool, trained: bool) -> Iterable[Part]:
-    forward = 2 * step.macs
-    again = forward if how.recompute == "full" else 0
-    name = _COMPONENTS.get(step.op, "other layers")
-    yield Part(name, step.params, step.params, forward, forward * (before + trained), again)
+    """A step's components: attention is two, its projections and the products of scores and values."""
+    layer, x = step.layer, step.inputs[0]
+    if isinstance(layer, Attention | WindowAttention):
+        scores = 2 * products(layer, x, how.skip_masked)
+        again = 0 if how.recompute == "none" else scores
+        yield _matmuls("attention projections", step, 2 * layer.projection_macs(x), how, before, trained)
+        yield Part("attention scores", 0, 0, scores, 2 * scores * (before or trained), again)
+    else:
+        yield _matmuls(_COMPONENTS.get(step.op, "other layers"), step, 2 * step.macs, how, before, trained)
+
+
+def _matmuls(name: str, step: Step, forward: int, how: Counting, before: bool, trained: bool) -> Part:
+    """Products with a weight. What full recomputation repeats are the blocks: not the head after them."""
+    again = forward if how.recompute == "full" and step.op != "lmhead" else 0
+    to_input = forward if before else forward - 2 * entry_macs(step) if trained else 0
+    return Part(name, step.params, step.active_params, forward, forward * trained + to_input, again)
+
+
+def entry_macs(step: Step) -> int:
+    """MACs of the products that read a layer's input itself, and not what the layer has made of it."""
+    layer, x = step.layer, step.inputs[0]
+    if isinstance(layer, Attention):
+        return layer.projection_macs(x) - step.output[0] * x[1] * layer.widths(x)[0]
+    if isinstance(layer, WindowAttention):
+        return layer.projection_macs(x) * 3 // 4
+    if isinstance(layer, Mlp | GatedMlp):
+        return step.macs - prod(x) * layer.hidden
+    if isinstance(layer, Moe):
+        return step.macs - prod(x) * layer.top * layer.hidden
+    if isinstance(layer, Recurrent):
+        return x[0] * x[1] * layer.gates * layer.hidden_size * (1 + layer.bidirectional)
+    return step.macs
+
+
+def products(layer: Attention | WindowAttention, x: Shape, skip_masked: bool) -> int:
+    """MACs of scores and values; `skip_masked` leaves out what a causal mask hides, as a fused kernel does."""
+    full = layer.product_macs(x)
+    if not (skip_masked and isinstance(layer, Attention) and layer.causal):
+        return full
+    length, keys = x[0], layer.keys(x)
+    seen = keys * (keys + 1) // 2 + (length - keys) * keys
+    return full * seen // (length * keys)
 
 
 def _frozen(steps: Sequence[Step], patterns: Iterable[str]) -> set[int]:

@@ -3,29 +3,33 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from dlkit.core import compute, network, units
-from dlkit.core.compute import Count, Counting
+from dlkit.core import compute, model, optimal
+from dlkit.core.compute import Count, Counting, Part
 from dlkit.core.errors import DlkitError
-from dlkit.core.graph import walk
 from dlkit.core.hardware import Job
+from dlkit.core.model import Walked
 from dlkit.core.result import Column, Result
 
 PARTS = [
     Column("component"),
     Column("params", "int"),
-    Column("forward_flops", "flops"),
-    Column("backward_flops", "flops"),
-    Column("recompute_flops", "flops"),
-    Column("train_flops", "flops"),
+    Column("forward_flops", "flops", "forward"),
+    Column("backward_flops", "flops", "backward"),
+    Column("recompute_flops", "flops", "recompute"),
+    Column("train_flops", "flops", "FLOPs"),
     Column("share", "share"),
 ]
 FACTS = [
     Column("approach"),
+    Column("convention"),
     Column("per"),
+    Column("context", "int"),
     Column("params", "int"),
     Column("active_params", "int"),
     Column("tokens", "si"),
-    Column("train_flops", "flops"),
+    Column("forward_flops", "flops", "forward"),
+    Column("train_flops", "flops", "training FLOPs"),
+    Column("over_6nd", "float", "over 6·N·D"),
     Column("gpu_hours", "si", "GPU-hours"),
     Column("days", "float"),
     Column("cost", "money"),
@@ -37,7 +41,7 @@ FACTS = [
 
 
 class Amount(NamedTuple):
-    """How much is trained on: tokens (a number, or "optimal" by `approach`), or samples times epochs."""
+    """How much is trained on: tokens (a number, or "optimal" by `approach`), or samples; times epochs."""
 
     tokens: int | str | None = None
     samples: int | None = None
@@ -46,31 +50,92 @@ class Amount(NamedTuple):
     approach: str = "2"
 
 
+class Scale(NamedTuple):
+    """How many units are trained, as a fraction: 2T tokens of samples of 4,096. Unknown: one unit."""
+
+    units: int = 1
+    of: int = 1
+
+    def of_run(self, flops: int) -> int:
+        return flops * self.units // self.of
+
+
 def answer(words: Sequence[str], amount: Amount, how: Counting, convention: str, job: Job) -> Result:
     """Training compute of the model in `words`, a number of parameters or a network."""
-    count = counted(words, amount, how, convention)
-    unit = count.total()
-    times, tokens = _times(count, amount, unit.params)
-    scale = times or 1
-    trained = scale * (unit.forward + unit.backward + unit.recompute)
-    summary: dict[str, Any] = {
-        "params": unit.params,
-        "active_params": unit.active_params,
+    given = model.read(words, amount.context, "flops")
+    count, note = counted(given, how, convention)
+    whole, params, active = count.total(), *_params(given)
+    tokens, samples = _amount(count, amount, active)
+    known = tokens is not None or samples is not None
+    if count.forward_only and (known or job.gpu or job.gpu_hours):
+        raise DlkitError(f"the convention {convention} counts the forward pass of one sample, not a training run")
+    scale = _scale(count, tokens, samples)
+    forward, backward, again = (scale.of_run(flops) for flops in whole[3:])
+    summary = {
+        "params": params,
+        "active_params": active,
         "tokens": tokens,
-        "samples": times if count.unit == "sample" else None,
-        "train_flops": trained,
-        "forward_flops": scale * unit.forward,
-        "backward_flops": scale * unit.backward,
-        "recompute_flops": scale * unit.recompute,
-        "per": "run" if times else count.unit,
+        "samples": samples,
+        "train_flops": None if count.forward_only else forward + backward + again,
+        "forward_flops": forward,
+        "backward_flops": None if count.forward_only else backward,
+        "recompute_flops": None if count.forward_only else again,
+        "per": "run" if known else count.unit,
+        "over_6nd": _over_6nd(count, whole, active),
+        "context": count.positions,
         "convention": convention,
         "recompute": how.recompute,
+        "masked_scores": "skipped" if how.skip_masked else "counted",
+        "freeze": list(how.freeze),
     }
-    summary |= job.estimate(
-        scale * (unit.forward + unit.backward), scale * unit.recompute, tokens or _positions(count), bool(times)
-    )
-    rows = [_row(part, scale, trained) for part in count.parts]
-    return Result(PARTS, rows, summary, "train_flops" if times else "forward_flops", FACTS)
+    summary |= job.estimate(forward + backward, again, tokens or _positions(count), known)
+    rows = [_row(part, scale, count.forward_only, sum(whole[3:])) for part in count.parts if any(part[1:])]
+    headline = "train_flops" if known else "forward_flops"
+    return Result(PARTS, rows, summary, headline, FACTS, notes=[note] if note else [])
+
+
+def counted(given: int | Walked, how: Counting, convention: str) -> tuple[Count, str]:
+    """The cost of one token or sample, and what is worth saying about the convention."""
+    if isinstance(given, int):
+        return _dense(given, how, convention), ""
+    if convention == "dlkit":
+        return compute.exact(given.steps, given.positions, how), ""
+    return _by(convention, given, how)
+
+
+def _dense(params: int, how: Counting, convention: str) -> Count:
+    if convention not in ("dlkit", "kaplan", "chinchilla"):
+        raise DlkitError(f"the convention {convention} needs the layers: give a named model or a network")
+    if how.skip_masked or how.freeze:
+        raise DlkitError("--causal-skip and --freeze need the layers: give a named model or a network")
+    return compute.dense(params, how.recompute)
+
+
+def _by(convention: str, given: Walked, how: Counting) -> tuple[Count, str]:
+    """A count by somebody else's convention, and how it differs from dlkit's own."""
+    from dlkit.core.conventions import CONVENTIONS
+
+    if how.skip_masked or how.freeze:
+        raise DlkitError(f"--causal-skip and --freeze are dlkit's own: the convention {convention} has neither")
+    chosen = CONVENTIONS[convention]
+    count = chosen.counts(given.steps, given.positions, how.recompute)
+    own = compute.exact(given.steps, given.positions, how).total()
+    sums = [sum(total[3:4] if count.forward_only else total[3:]) for total in (count.total(), own)]
+    return count, f"{convention}: {chosen.difference}; {sums[0] / sums[1]:.4g} times what dlkit counts"
+
+
+def _params(given: int | Walked) -> tuple[int, int]:
+    """Parameters, and those that one position uses."""
+    if isinstance(given, int):
+        return given, given
+    return sum(step.params for step in given.steps), sum(step.active_params for step in given.steps)
+
+
+def _over_6nd(count: Count, whole: Part, params: int) -> float | None:
+    """Training FLOPs over 6·N·D, N the active parameters; None where that has no meaning."""
+    if count.forward_only or (count.unit == "sample" and count.positions is None):
+        return None
+    return (whole.forward + whole.backward + whole.recompute) / (6 * params * (count.positions or 1))
 
 
 def _positions(count: Count) -> int | None:
@@ -78,64 +143,44 @@ def _positions(count: Count) -> int | None:
     return 1 if count.unit == "token" else count.positions
 
 
-def _row(part: compute.Part, scale: int, whole: int) -> dict[str, Any]:
+def _row(part: Part, scale: Scale, forward_only: bool, whole: int) -> dict[str, Any]:
     train = part.forward + part.backward + part.recompute
     return {
         "component": part.name,
         "params": part.params,
-        "forward_flops": scale * part.forward,
-        "backward_flops": scale * part.backward,
-        "recompute_flops": scale * part.recompute,
-        "train_flops": scale * train,
-        "share": scale * train / whole if whole else None,
+        "forward_flops": scale.of_run(part.forward),
+        "backward_flops": None if forward_only else scale.of_run(part.backward),
+        "recompute_flops": None if forward_only else scale.of_run(part.recompute),
+        "train_flops": None if forward_only else scale.of_run(train),
+        "share": train / whole if whole else None,
     }
 
 
-def counted(words: Sequence[str], amount: Amount, how: Counting, convention: str) -> Count:
-    """The cost of one token or sample of what `words` name."""
-    params = bare_params(words)
-    if params is not None:
-        return compute.dense(params, how.recompute)
-    net = network.read(words)
-    if net.input is None:
-        raise DlkitError("the input shape is missing before the network", "for example: dlkit flops 3x224x224 …")
-    positions = None
-    return compute.exact(walk(net.graph, net.input), positions, how)
-
-
-def bare_params(words: Sequence[str]) -> int | None:
-    """The number of parameters, where the one word is a number and not a network."""
-    if len(words) != 1 or not _numeric(words[0]):
-        return None
-    try:
-        return units.count(words[0])
-    except ValueError as error:
-        raise DlkitError(f"the number of parameters {error}") from None
-
-
-def _numeric(word: str) -> bool:
-    return (word[:1] in "+-.0123456789" and "x" not in word) or word.lower() in ("nan", "inf", "infinity")
-
-
-def _times(count: Count, amount: Amount, params: int) -> tuple[int | None, int | None]:
-    """How many units are trained, and how many tokens that is."""
-    if count.unit == "token":
-        if amount.samples is not None:
+def _amount(count: Count, amount: Amount, params: int) -> tuple[int | None, int | None]:
+    """Tokens and samples of the whole run, each None where it is not known or has no meaning."""
+    if amount.tokens is not None and amount.samples is not None:
+        raise DlkitError("--tokens and --samples say the same thing twice: give one of them")
+    if amount.samples is not None:
+        if count.unit == "token":
             raise DlkitError("--samples needs a network: a bare number of parameters is trained on --tokens")
-        if amount.tokens == "optimal":
-            from dlkit.core import optimal
-
-            tokens = optimal.for_params(params, amount.approach).tokens
-        else:
-            tokens = amount.tokens  # type: ignore[assignment]
-        times = tokens * amount.epochs if tokens is not None else None
-        return times, times
-    if amount.tokens is not None:
+        samples = amount.samples * amount.epochs
+        return (samples * count.positions if count.positions else None), samples
+    if amount.tokens is None:
+        return None, None
+    if _positions(count) is None:
         raise DlkitError(
             "6·N·D and --tokens are for language models: a convolutional net reuses each weight at every position",
             "give --samples (and --epochs): dlkit flops resnet50 --samples 1.28M --epochs 90",
         )
-    return (amount.samples * amount.epochs if amount.samples is not None else None), None
+    if isinstance(amount.tokens, str):
+        return optimal.for_params(params, amount.approach).tokens * amount.epochs, None
+    return amount.tokens * amount.epochs, None
+
+
+def _scale(count: Count, tokens: int | None, samples: int | None) -> Scale:
+    if samples is not None:
+        return Scale(samples)
+    return Scale(tokens, _positions(count) or 1) if tokens is not None else Scale()
 
 
 SIZES = [
@@ -151,8 +196,6 @@ SIZES = [
 
 def sizes(budget: str, approach: str, job: Job) -> Result:
     """The compute-optimal parameters and tokens of a budget, by each approach; `approach` is the summary's."""
-    from dlkit.core import optimal
-
     flops = job.budget(budget)
     found = optimal.for_budget(flops)
     chosen = next(size for size in found if size.law.name == approach)

@@ -140,3 +140,133 @@ def test_budgets():
         Job().budget("10h")
     summary = costs.sizes("1e24", "2", Job()).summary
     assert 6 * summary["params"] * summary["tokens"] == pytest.approx(1e24)
+
+
+# Language models ------------------------------------------------------------------------------------
+
+PALM = (
+    "2048 embed:256000,18432 118*(sum(ln:bias=0 attn:48,kv=1,dim=256,causal=1,bias=0 | gmlp:73728 | )) "
+    "ln:bias=0 lmhead:256000,tie=1"
+)
+
+
+def test_palm():
+    """Chowdhery et al. 2022: 2.56e24 FLOPs for 780B tokens; 238.3k tokens/s on 6,144 TPU v4 is an MFU of 46.2 %."""
+    job = Job("tpu-v4", 6144, tokens_per_second=238_300)
+    summary = ask(PALM, Amount(tokens=780 * 10**9), job=job, convention="palm")
+    assert summary["params"] == pytest.approx(540.35e9, rel=1e-4)
+    assert summary["train_flops"] == pytest.approx(2.56e24, rel=0.002)
+    assert summary["mfu"] == pytest.approx(0.462, abs=0.0005)
+    exact = ask(PALM, Amount(tokens=780 * 10**9))["train_flops"]
+    assert exact == pytest.approx(summary["train_flops"], rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("name", "flops"), {"gpt3-125m": 2.25e20, "gpt3-1.3b": 2.38e21, "gpt3-13b": 2.31e22, "gpt3-175b": 3.14e23}.items()
+)
+def test_gpt3_by_name(name, flops):  # N-S022: table D.1 counts 6·N·D, over_6nd is what is carried out over that
+    summary = ask(name, Amount(tokens=300 * 10**9))
+    assert summary["train_flops"] / summary["over_6nd"] == pytest.approx(flops, rel=0.005)
+
+
+def test_six_n_d_is_12_6_percent_low_for_gpt2():  # N-S022
+    assert 1 - 1 / ask("gpt2")["over_6nd"] == pytest.approx(0.126, abs=0.0005)
+
+
+# Hoffmann et al. 2022, tables A4 and A9: parameters, layers, width, feed-forward, heads, key size, FLOPs over 6·N·D.
+TABLE_A4 = {
+    "73M": (74e6, 10, 640, 2560, 10, 64, 1.03),
+    "305M": (306e6, 20, 1024, 4096, 16, 64, 1.10),
+    "552M": (552e6, 24, 1280, 5120, 10, 128, 1.08),
+    "1.1B": (1143e6, 26, 1792, 7168, 14, 128, 1.04),
+    "1.6B": (1593e6, 28, 2048, 8192, 16, 128, 1.03),
+    "6.8B": (6796e6, 40, 3584, 14336, 28, 128, 0.99),
+}
+
+
+@pytest.mark.parametrize("name", TABLE_A4)
+def test_chinchilla_counts(name):
+    """The printed ratios leave out the two products with the 32,000 words, look-up and head."""
+    params, layers, width, hidden, heads, key, ratio = TABLE_A4[name]
+    text = f"2048 embed:32000,{width} {layers}*(attn:{heads},dim={key},causal=1 mlp:{hidden}) lmhead:32000,tie=1"
+    flops = costs.answer([text], NO_AMOUNT, EXACT, "chinchilla", NOWHERE).summary["train_flops"]
+    assert (flops - 2 * 6 * 2048 * 32000 * width) / (6 * params * 2048) == pytest.approx(ratio, abs=0.012)
+
+
+def test_megatron_equation_3():
+    """Narayanan et al. 2021: 96·B·s·l·h²·(1 + s/6h + V/16lh) with everything recomputed."""
+    summary = ask("gpt3-175b", how=Counting("full"), convention="megatron")
+    s, layers, h, v = 2048, 96, 12288, 50257
+    assert summary["train_flops"] == pytest.approx(96 * s * layers * h**2 * (1 + s / 6 / h + v / 16 / layers / h))
+    assert ask("gpt3-175b", how=Counting("full"))["train_flops"] == pytest.approx(summary["train_flops"], rel=1e-6)
+
+
+def test_kaplan_leaves_embeddings_out():
+    summary = ask("gpt2", convention="kaplan")
+    assert summary["train_flops"] == 6 * (124_439_808 - 50257 * 768 - 1024 * 768) * 1024
+    assert summary["params"] == 124_439_808
+
+
+def test_masked_scores():
+    """A causal mask hides (T − 1)/2T of the scores, a window all but its own."""
+    text = "{} embed:100,64 attn:4,causal=1{} lmhead:100"
+    full, skipped = (rows(text.format(64, ""), Counting(skip_masked=skip)) for skip in (False, True))
+    assert skipped["attention scores"] * 2 * 64 == full["attention scores"] * 65
+    assert skipped["attention projections"] == full["attention projections"]
+    windowed = rows(text.format(64, ",w8"), Counting(skip_masked=True))["attention scores"]
+    assert windowed == 2 * 2 * 64 * sum(min(i + 1, 8) for i in range(64))
+
+
+def rows(model, how=EXACT):
+    found = costs.answer(model.split(), NO_AMOUNT, how, "dlkit", NOWHERE).rows
+    return {row["component"]: row["forward_flops"] for row in found}
+
+
+def test_components_add_up():
+    for name in ("gpt2", "llama-2-7b", "mixtral-8x7b", "t5-small", "bert-base", "swin_t", "mobilenet_v2"):
+        result = costs.answer([name], NO_AMOUNT, EXACT, "dlkit", NOWHERE)
+        for key in ("params", "forward_flops", "backward_flops", "train_flops"):
+            assert sum(row[key] for row in result.rows) == result.summary[key]
+    experts = ask("mixtral-8x7b")
+    assert (experts["params"], experts["active_params"]) == (46_702_792_704, 12_879_925_248)
+
+
+EXACT_PARAMS = {
+    "gpt2": 124_439_808,
+    "llama-2-7b": 6_738_415_616,
+    "llama-2-70b": 68_976_648_192,
+    "llama-3-8b": 8_030_261_248,
+    "mixtral-8x7b": 46_702_792_704,
+}
+
+
+@pytest.mark.parametrize("name", EXACT_PARAMS)
+def test_published_parameters(name):
+    assert ask(name)["params"] == EXACT_PARAMS[name]
+
+
+def test_attention_grows_with_the_square():  # N-S024 N-S028
+    short, long = rows("llama-2-7b"), costs.answer(["llama-2-7b"], Amount(context=8192), EXACT, "dlkit", NOWHERE).rows
+    long = {row["component"]: row["forward_flops"] for row in long}
+    assert long["attention scores"] == 4 * short["attention scores"] == 4 * 4 * 32 * 4096**2 * 4096
+    assert long["attention projections"] == 2 * short["attention projections"]
+
+
+def test_conventions_refuse_what_they_do_not_know():
+    with pytest.raises(DlkitError, match="palm is for language models"):
+        ask("resnet50", convention="palm")
+    with pytest.raises(DlkitError, match="fvcore counts the forward pass"):
+        ask("resnet50", Amount(samples=5), convention="fvcore")
+    with pytest.raises(DlkitError, match="megatron needs the layers"):
+        ask("7B", convention="megatron")
+    with pytest.raises(DlkitError, match=r"--context needs a network"):
+        ask("7B", Amount(context=5))
+    with pytest.raises(DlkitError, match=r"--context is for networks that take tokens"):
+        ask("resnet50", Amount(context=5))
+    with pytest.raises(DlkitError, match=r"--freeze 'convv'.*'conv9'"):
+        ask("resnet50", how=Counting(freeze=("convv",)))
+
+
+def test_torchvision_prints_macs():
+    assert ask("resnet50", convention="torchvision")["forward_flops"] == pytest.approx(4.089e9, rel=2e-4)
+    assert ask("vgg16", convention="torchvision")["train_flops"] is None

@@ -1,0 +1,83 @@
+"""Forward and backward FLOPs against torch's FlopCounterMode, and fvcore's count against fvcore."""
+
+import random
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from dlkit.core.compute import Counting, exact
+from dlkit.core.conventions import CONVENTIONS
+from dlkit.core.graph import walk
+from dlkit.core.spec import parse
+from dlkit.nn.build import build
+
+
+def torch_flops(graph, shape, frozen=()):
+    """FLOPs of one sample, forward and backward, on the meta device."""
+    model = build(graph, shape).to("meta")
+    for name, child in model.named_children():
+        for parameter in child.parameters():
+            parameter.requires_grad_(name not in frozen)
+    batch = 2
+    if len(shape) == 1 and graph.nodes[0].layer.op == "embed":
+        x = torch.zeros(batch, *shape, dtype=torch.long, device="meta")
+    else:
+        x = torch.zeros(batch, *shape, device="meta")
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as forward:
+        y = model(x)
+    with FlopCounterMode(display=False) as backward:
+        y.sum().backward()
+    return forward.get_total_flops() // batch, backward.get_total_flops() // batch
+
+
+NETWORKS = [
+    "resnet18",
+    "resnet50",
+    "vgg11",
+    "densenet121",
+    "1x16x16x16 conv:8,k3 relu convt:4,k2,s2 flatten linear:3",
+    "12 linear:8 relu linear:8 relu linear:2",
+    "64 embed:100,32 pos:64 2*(sum(ln attn:4,causal=1 | ) sum(ln mlp:64 | )) ln lmhead:100",
+    "64 embed:100,32 2*(sum(rms attn:4,kv=2,causal=1,rope=1,bias=0 | ) sum(rms gmlp:80 | )) rms lmhead:100,tie=1",
+]
+
+
+def steps_of(text):
+    net = parse(text)
+    return net, walk(net.graph, net.input)
+
+
+@pytest.mark.parametrize("text", NETWORKS)
+def test_forward_and_backward(text):  # N-S022 N-S023 N-S024
+    net, steps = steps_of(text)
+    whole = exact(steps, None, Counting()).total()
+    assert (whole.forward, whole.backward) == torch_flops(net.graph, net.input)
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("text", [NETWORKS[-2], "8 linear:8 relu linear:8 relu linear:8 relu linear:2"])
+def test_frozen_layers(text, seed):
+    """Any choice of frozen layers: their weights need no gradient, and what is before all learning none at all."""
+    net, steps = steps_of(text)
+    choose = random.Random(seed)
+    learned = [step.name for step in steps if step.params]
+    frozen = choose.sample(learned, choose.randrange(len(learned)))
+    if seed % 2:
+        frozen = learned[: len(frozen)]
+    whole = exact(steps, None, Counting(freeze=tuple(frozen))).total()
+    assert (whole.forward, whole.backward) == torch_flops(net.graph, net.input, frozen)
+
+
+@pytest.mark.parametrize("name", ["alexnet", "vgg11_bn", "resnet18", "resnet50", "mobilenet_v2", "googlenet", "unet"])
+def test_fvcore(name):
+    """fvcore 0.1.5, where it is installed: convolutions, linear layers, norms, adaptive pooling, resizing."""
+    fvcore = pytest.importorskip("fvcore.nn")
+    net, steps = steps_of(name)
+    model: nn.Module = build(net.graph, net.input).eval()
+    analysis = fvcore.FlopCountAnalysis(model, torch.zeros(1, *net.input))
+    analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
+    counted = CONVENTIONS["fvcore"].counts(steps, None, "none").total().forward
+    assert counted == analysis.total()
