@@ -1,5 +1,6 @@
 """The graph of a network, and the one walk over it: shapes, parameters, MACs, receptive fields."""
 
+from collections.abc import Sequence
 from math import prod
 from typing import NamedTuple, NoReturn
 
@@ -112,7 +113,23 @@ def walk(graph: Graph, input: Shape) -> list[Step]:
         text, output, params, macs, _, active = cost
         counts = params, macs, *verdict, prod(output), active
         steps.append(Step(node.name, node.layer.op, node.layer, text, node.inputs, inputs, output, *counts))
+    owners(steps)
     return steps
+
+
+def owners(steps: Sequence[Step]) -> dict[int, int]:
+    """For each tied step the nearest one before it whose weights it shares; DlkitError where there is none."""
+    offered: dict[str, int] = {}
+    found: dict[int, int] = {}
+    for i, step in enumerate(steps):
+        wanted, offer = step.layer.shares(step.inputs[0]), step.layer.offers(step.inputs[0])
+        if wanted and wanted not in offered:
+            raise DlkitError(f"{step.name} ({step.text}) has nothing to share: tie=1 needs {wanted} before it")
+        if wanted:
+            found[i] = offered[wanted]
+        if offer:
+            offered[offer] = i
+    return found
 
 
 class _Cost(NamedTuple):
@@ -165,6 +182,11 @@ def totals(steps: list[Step]) -> Totals:
 def _is_map(step: Step) -> bool:
     """Not the summary of a map: a field of its own, or more than one position."""
     return bool(step.output[1:]) and (isinstance(step.field, tuple) or prod(step.output[1:]) > 1)
+
+
+def dominators(graph: Graph) -> list[int]:
+    """For each node the nearest one that every path to it passes: where the branches of a join begin."""
+    return _Writer(graph).above
 
 
 class _Writer:

@@ -74,6 +74,14 @@ class Layer:
         """Parameters that one position uses: fewer than all in a mixture of experts."""
         return self.params(x)
 
+    def offers(self, x: Shape) -> str:
+        """What a later layer may share of this one, in the network language; empty for nothing."""
+        return ""
+
+    def shares(self, x: Shape) -> str:
+        """What this layer shares of the nearest one before it that offers it; empty unless tied."""
+        return ""
+
     def macs(self, x: Shape, y: Shape) -> int:
         """Multiply-accumulates for one sample with input `x` and output `y`."""
         return 0
@@ -289,6 +297,11 @@ class Yolo(Conv):
         return self.anchors * (4 + self.classes + 1), 1
 
 
+def transposed_size(size: int, kernel: int, stride: int, dilation: int, padding: int, extra: int) -> int:
+    """The output of a transposed convolution on one axis; less than 1 where the padding takes it all away."""
+    return (size - 1) * stride - 2 * padding + dilation * (kernel - 1) + extra + 1
+
+
 class ConvTranspose(Layer):
     """Transposed convolution: (i − 1)s − 2p + d(k−1) + output_padding + 1 on each axis."""
 
@@ -320,19 +333,19 @@ class ConvTranspose(Layer):
         divides(self.groups, x[0], "its input's channel count")
         divides(self.groups, self.out_channels, "its output's channel count")
         extras = per_axis("output_padding", self.output_padding, len(sizes))
-        rows = zip(AXES[len(sizes)], sizes, self._axes(len(sizes)), extras, strict=True)
+        rows = zip(AXES[len(sizes)], sizes, self.axes(len(sizes)), extras, strict=True)
         return (self.out_channels, *(self._size(*row) for row in rows))
 
     def _size(self, axis: str, size: int, tap: tuple[int, int, int, int], extra: int) -> int:
         k, s, d, p = tap
         if extra >= max(s, d):
             raise DlkitError(f"output_padding {extra} must be smaller than the stride {s} or the dilation {d}")
-        out = (size - 1) * s - 2 * p + d * (k - 1) + extra + 1
+        out = transposed_size(size, k, s, d, p, extra)
         if out < 1:
             raise DlkitError(f"padding {p} leaves an output of {out} on axis {axis}")
         return out
 
-    def _axes(self, rank: int) -> list[tuple[int, int, int, int]]:
+    def axes(self, rank: int) -> list[tuple[int, int, int, int]]:
         """Kernel, stride, dilation and padding of each axis."""
         named = {
             "kernel size": self.kernel_size,
@@ -353,7 +366,7 @@ class ConvTranspose(Layer):
         return self._weights(x) * prod(x)
 
     def reads(self, x: Shape) -> Reads:
-        return tuple(field.transposed(*axis) for axis in self._axes(len(x) - 1))
+        return tuple(field.transposed(*axis) for axis in self.axes(len(x) - 1))
 
 
 # Pooling and resizing ---------------------------------------------------------------------------

@@ -51,6 +51,9 @@ class Embed(Layer):
     def params(self, x: Shape) -> int:
         return self.num_embeddings * self.embedding_dim
 
+    def offers(self, x: Shape) -> str:
+        return f"embed:{self.num_embeddings},{self.embedding_dim}"
+
     def reads(self, x: Shape) -> Reads:
         return (_POSITION,)
 
@@ -303,6 +306,15 @@ class Attention(SequenceLayer):
         extra += 0 if self.tie else (self.relative or 0) * self.heads
         return 2 * x[1] * (query + keys) + self.bias * (query + 2 * keys) + out_bias * x[1] + extra
 
+    def offers(self, x: Shape) -> str:
+        return self._table() if self.relative and not self.tie else ""
+
+    def shares(self, x: Shape) -> str:
+        return self._table() if self.tie else ""
+
+    def _table(self) -> str:
+        return f"attn:{self.heads},relative={self.relative}{',causal=1' if self.causal else ''}"
+
     def macs(self, x: Shape, y: Shape) -> int:
         return self.projection_macs(x) + self.product_macs(x)
 
@@ -462,6 +474,9 @@ class LmHead(Layer):
 
     def params(self, x: Shape) -> int:
         return self.vocab * (x[-1] * (not self.tie) + self.bias)
+
+    def shares(self, x: Shape) -> str:
+        return f"embed:{self.vocab},{x[-1]}" if self.tie else ""
 
     def macs(self, x: Shape, y: Shape) -> int:
         return prod(x) * self.vocab

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from dlkit.core import layers
-from dlkit.core.graph import SOURCE, Graph, Step, walk
+from dlkit.core.graph import SOURCE, Graph, Step, owners, walk
 from dlkit.core.layers import Layer, Shape, Window
 
 
@@ -19,6 +19,10 @@ def build(graph: Graph, input: Shape) -> nn.Module:
     """
     steps = walk(graph, input)
     modules = OrderedDict((step.name, module(step)) for step in steps)
+    if owners(steps):
+        from dlkit.nn.sequence import share
+
+        share(steps, modules)
     chain = all(step.sources == (i - 1,) for i, step in enumerate(steps))
     if chain and graph.output == len(steps) - 1:
         return nn.Sequential(modules)
@@ -27,7 +31,14 @@ def build(graph: Graph, input: Shape) -> nn.Module:
 
 def module(step: Step) -> nn.Module:
     """The torch module of one layer, for the input that the walk brought it."""
-    return _MAKERS[type(step.layer)](step.layer, step.inputs[0])
+    make = _MAKERS.get(type(step.layer)) or _sequence_maker(type(step.layer))
+    return make(step.layer, step.inputs[0])
+
+
+def _sequence_maker(kind: type[Layer]) -> Callable[..., nn.Module]:
+    from dlkit.nn.sequence import MAKERS
+
+    return MAKERS[kind]
 
 
 class Net(nn.Module):
