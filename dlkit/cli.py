@@ -72,9 +72,11 @@ def _translate(failure: Exception) -> DlkitError:
     if isinstance(failure, OSError):  # in writing: readers turn their own into exit code 66
         where = f"{failure.filename}: " if failure.filename else ""
         return DlkitError(f"{where}{failure.strerror or failure}", code=ExitCode.IO_ERROR)
-    if isinstance(failure, MemoryError):
-        return DlkitError("out of memory", "use a smaller batch or less data", ExitCode.INTERNAL)
     name = type(failure).__name__
+    if name in ("MemoryError", "OutOfMemoryError"):  # the second is torch's, which is not imported here
+        return DlkitError(
+            "out of memory", "try a smaller --batch-size, a smaller network or less data", ExitCode.INTERNAL
+        )
     return DlkitError(
         f"internal error: {name}: {' '.join(str(failure).split()) or 'no message'}",
         "this is a bug in dlkit; run again with DLKIT_TRACEBACK=1 to see where",

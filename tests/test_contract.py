@@ -304,3 +304,8 @@ def test_an_encoding_that_lacks_the_signs_gets_escapes(tmp_path):
 def test_work_that_fails_at_once_leaves_stdout_empty(inside):
     ran = inside("train", "diabetes", "--optimizer", "sgd", "--lr", "1e30", "--schedule", "constant")
     assert_error(ran, 70, "diverged")
+
+
+def test_batch_norm_of_one_row_is_refused(inside):
+    assert_error(inside("train", "iris", "linear:8", "bn", "linear:3", "--batch-size", "1"), 2, "bn1", "--batch-size 2")
+    assert inside("train", "iris", "linear:3", "--batch-size", "1", "--epochs", "1").code == 0

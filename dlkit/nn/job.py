@@ -2,6 +2,7 @@
 
 import shlex
 from dataclasses import dataclass
+from math import prod
 
 import numpy as np
 import torch
@@ -80,6 +81,7 @@ def prepare(options: JobOptions) -> Job:
 
     # Evaluation keeps no gradients: four batches' worth of rows fit where one did.
     train, valid = side(train_rows, min(size, len(train_rows))), side(valid_rows, 4 * size)
+    _check_norms(graph, schema.input_shape, train.batch_size)
     objective = Objective(schema.task, _outputs(schema), float(schema.target_std or 1.0))
     return Job(options, dataset, schema, name, graph, objective, train, valid, device)
 
@@ -129,6 +131,16 @@ def _check_fit(net: spec.Network, shape: Shape, outputs: int, dataset: Dataset) 
             f"the network's output is {show(output)}, but {dataset.name} has {needs}",
             f"{end} the network with 'linear:{outputs}'",
         )
+
+
+def _check_norms(graph: Graph, shape: Shape, batch_size: int) -> None:
+    """Batch norm needs more than one value per channel: of a single row only a map has that."""
+    for step in walk(graph, shape) if batch_size == 1 else ():
+        if step.op == "bn" and prod(step.output[1:]) == 1:
+            raise DlkitError(
+                f"{step.name} normalises over the batch, and --batch-size 1 leaves it one value per channel",
+                "use --batch-size 2 or more, or another norm such as ln",
+            )
 
 
 def _normalise(schema: Schema, device: torch.device) -> Normalise | None:
