@@ -7,7 +7,8 @@ from pathlib import Path
 from dlkit.core import console, spec, zoo
 from dlkit.core.errors import DlkitError
 from dlkit.core.io import read_text
-from dlkit.core.layers import CATALOGUE, Shape
+from dlkit.core.layers import Shape
+from dlkit.core.sequence import CATALOGUE
 
 MODULE = re.compile(
     r"(?P<where>[^\s:()]+\.py|[A-Za-z_][\w.]*):(?P<name>[A-Za-z_][\w.]*)(?:\((?P<inside>.*)\)|:(?P<after>.*))?"
@@ -31,6 +32,8 @@ def read(words: Sequence[str]) -> spec.Network:
     text = _text(rest)
     if _PRINTED.search(text):
         return _printed(text, shape)
+    if shape and not any(map(_is_file, rest)):
+        return spec.parse(" ".join(words))  # the shape too, so that positions are those of what was typed
     network = spec.parse(text)
     return spec.Network(shape or network.input, network.graph)
 
@@ -67,15 +70,38 @@ def _printed(text: str, shape: Shape | None) -> spec.Network:
     return spec.Network(shape, graph)
 
 
+def is_shape(word: str) -> bool:
+    """Whether a word of a command line is meant as an input shape."""
+    return word.replace("x", "").isdecimal()
+
+
 def _input(words: Sequence[str]) -> tuple[Shape | None, Sequence[str]]:
-    if words and words[0].replace("x", "").isdecimal():
+    if words and is_shape(words[0]):
         return spec.parse_shape(words[0]), words[1:]
     return None, words
 
 
 def _text(words: Sequence[str]) -> str:
     """One text of all words, files and stdin read in their place."""
-    return " ".join(read_text(word.removeprefix("@")) if word == "-" or word[:1] == "@" else word for word in words)
+    return " ".join(_file(word) if _is_file(word) else word for word in words)
+
+
+def _is_file(word: str) -> bool:
+    return word == "-" or word[:1] == "@" or word.endswith(".json")
+
+
+def _file(word: str) -> str:
+    """The text of a file or of stdin; a Hugging Face config.json becomes the network that it describes."""
+    path = word.removeprefix("@")
+    text = read_text(path)
+    if not path.endswith(".json") and text.lstrip()[:1] != "{":
+        return text
+    from dlkit.core import huggingface
+
+    config = huggingface.read(text, "stdin" if path == "-" else path)
+    for note in config.notes:
+        console.note(note)
+    return config.text
 
 
 def for_data(words: Sequence[str], outputs: int) -> spec.Network:

@@ -35,7 +35,9 @@ def _norm(op: str, eps: float | None, usual: float | None = None) -> str:
 
 
 def _repeat(times: int, *blocks: str) -> Lines:
-    return list(blocks) if times == 1 else [f"{times}*(", *(f"  {block}" for block in blocks), ")"]
+    if times < 2:
+        return list(blocks) * times
+    return [f"{times}*(", *(f"  {block}" for block in blocks), ")"]
 
 
 def _dropout(p: float) -> str:
@@ -89,6 +91,7 @@ def llama(
     eps: float = 1e-5,
     head_dim: int | None = None,
     window: int | None = None,
+    full_layers: int = 0,
     act: str = "silu",
     bias: bool = False,
     out_bias: bool | None = None,
@@ -99,11 +102,14 @@ def llama(
     tie: bool | None = None,
     dropout: float | None = None,
 ) -> Lines:
-    """Llama, Mistral, Mixtral and Qwen: RMS norm first, rotary positions, grouped queries, gated feed-forward."""
+    """Llama, Mistral, Mixtral and Qwen: RMS norm first, rotary positions, grouped queries, gated feed-forward.
+
+    The first `full_layers` layers have no window.
+    """
     norm, grouped = word("rms", eps=eps), None if kv_heads == heads else kv_heads
-    attention = word(
-        *("attn", heads),
-        kv=grouped, dim=head_dim, causal=True, window=window, bias=bias, out_bias=out_bias,
+    attention = partial(
+        word, "attn", heads,
+        kv=grouped, dim=head_dim, causal=True, bias=bias, out_bias=out_bias,
         rope=True, theta=None if theta == 10000 else theta, qk_norm=qk_norm, dropout=dropout,
     )  # fmt: skip
     act_word = None if act == "silu" else act
@@ -111,10 +117,12 @@ def llama(
         feed = word("moe", experts, hidden, top=top, act=act_word)
     else:
         feed = word("gmlp", hidden, act=act_word, bias=mlp_bias)
+    full = min(full_layers, layers) if window else 0
     return [
         str(context),
         f"embed:{vocab},{width}",
-        *_repeat(layers, f"sum({norm} {attention} | )", f"sum({norm} {feed} | )"),
+        *_repeat(full, f"sum({norm} {attention()} | )", f"sum({norm} {feed} | )"),
+        *_repeat(layers - full, f"sum({norm} {attention(window=window)} | )", f"sum({norm} {feed} | )"),
         norm,
         word("lmhead", vocab, tie=tie or None),
     ]
