@@ -160,7 +160,8 @@ def _table(result: Result, command: str, version: str) -> None:
     elif result.streams:
         _stream_table(result)
     else:
-        _show(_grid(result.columns, [_cells(result.columns, row) for row in result.rows]))
+        rows = result.rows if result.overview is None else result.overview
+        _show(_grid(result.columns, [_cells(result.columns, row) for row in rows]))
     if result.facts:
         _show(_facts(result), soft_wrap=True)
 

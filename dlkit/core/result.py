@@ -36,6 +36,7 @@ class Result:
     streams   rows come slowly: each is written, and flushed, as it comes.
     ok        False is the answer "no": exit code 1. Read after the rows are consumed.
     drawing   what a terminal shows in place of the rows: text, drawn for a width in columns.
+    overview  the rows that a terminal shows in place of `rows`, where there are too many to read.
     notes     lines for stderr after the result; where to go next.
     text      a plain text that is the answer where it is not a table (a network's source).
     """
@@ -50,5 +51,6 @@ class Result:
     streams: bool = False
     ok: bool = True
     drawing: Callable[[int], str] | None = None
+    overview: Sequence[Row] | None = None
     notes: list[str] = field(default_factory=list)
     text: str | None = None

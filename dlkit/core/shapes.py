@@ -1,13 +1,14 @@
 """What `convshape` answers: the walk over a graph as a Result."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import takewhile
 from typing import Any
 
 from dlkit.core import network, spec
 from dlkit.core.errors import DlkitError
 from dlkit.core.field import Reach
-from dlkit.core.graph import Step, totals, walk
-from dlkit.core.layers import Shape
+from dlkit.core.graph import Graph, Step, Totals, totals, walk
+from dlkit.core.layers import Shape, show
 from dlkit.core.result import Column, Result
 
 COLUMNS = [
@@ -29,18 +30,47 @@ FACTS = [
 ]
 
 
-def table(words: Sequence[str]) -> Result:
-    """Every layer of the network in `words`."""
-    net = network.read(words)
+LONG = 40  # layers, beyond which a terminal shows blocks
+
+
+def table(words: Sequence[str], depth: int | None = None, explain: bool = False) -> Result:
+    """Every layer of the network in `words`, for each of the input shapes that stand before it."""
+    shapes = len(list(takewhile(network.is_shape, words)))
+    net = network.read(words[max(shapes - 1, 0) :])
     if net.input is None:
         raise DlkitError("the input shape is missing before the network", "for example: dlkit convshape 3x224x224 …")
-    steps = walk(net.graph, net.input)
-    return _result(net.input, steps)
+    others = [spec.parse_shape(word) for word in words[: max(shapes - 1, 0)]]
+    return answer(net.graph, [*others, net.input], depth, explain)
 
 
-def _result(shape: Shape, steps: list[Step]) -> Result:
-    whole = totals(steps)
-    summary = {
+def answer(graph: Graph, inputs: Sequence[Shape], depth: int | None = None, explain: bool = False) -> Result:
+    """Every layer, or every block at a `depth` above 0, for each input; `explain` adds the formula of each row.
+
+    A terminal shows a long network by block where no depth is given.
+    """
+    walks = [(shape, steps := walk(graph, shape), totals(steps)) for shape in inputs]
+    columns = [Column("formula")] if explain else []
+    if len(walks) == 1:
+        ((shape, steps, whole),) = walks
+        result = Result([*COLUMNS, *columns], [], _summary(shape, whole), "output", FACTS)
+    else:
+        summaries = [_summary(shape, whole) for shape, _, whole in walks]
+        together = {key: [summary[key] for summary in summaries] for key in summaries[0]}
+        result = Result([Column("input", "shape"), *COLUMNS, *columns], [], together, "lines")
+        set_lines(result)
+    result.rows = [row for walked in walks for row in _rows(graph, *walked, depth or 0, explain)]
+    if len(graph) > LONG and depth is None and not explain:
+        result.overview = [row for walked in walks for row in _rows(graph, *walked, 1, False)]
+    return result
+
+
+def set_lines(result: Result) -> None:
+    """What -q prints for several inputs: an output a line."""
+    result.summary["lines"] = "\n".join(map(show, result.summary["output"]))
+
+
+def _summary(shape: Shape, whole: Totals) -> dict[str, Any]:
+    return {
         "input": list(shape),
         "output": list(whole.output),
         "params": whole.params,
@@ -48,8 +78,32 @@ def _result(shape: Shape, steps: list[Step]) -> Result:
         "flops": 2 * whole.macs,
         "rf": sizes(whole.field, shape),
     }
-    rows = [row(step, shape) for step in steps]
-    return Result(COLUMNS, rows, summary, "output", FACTS)
+
+
+def _rows(
+    graph: Graph, shape: Shape, steps: list[Step], whole: Totals, depth: int, explain: bool
+) -> Iterator[dict[str, Any]]:
+    if depth:
+        from dlkit.core import blocks
+
+        for block in blocks.blocks(graph, steps, depth):
+            yield {"input": list(shape), **_block(blocks.title(block, steps), [steps[i] for i in block.layers], shape)}
+        return
+    for step in steps:
+        formula = {"formula": _formula(step)} if explain else {}
+        yield {"input": list(shape), **row(step, shape), **formula}
+
+
+def _block(title: tuple[str, str], steps: list[Step], shape: Shape) -> dict[str, Any]:
+    """A block as one row: its sums, and what its last layer gives."""
+    params, macs = sum(step.params for step in steps), sum(step.macs for step in steps)
+    return {**row(steps[-1], shape), "layer": title[0], "op": title[1], "params": params, "macs": macs}
+
+
+def _formula(step: Step) -> str:
+    from dlkit.core import explain
+
+    return explain.formula(step)
 
 
 def row(step: Step, shape: Shape) -> dict[str, Any]:
@@ -69,31 +123,4 @@ def sizes(reach: Reach, shape: Shape) -> list[int] | None:
     """The receptive field per axis: the input's own size where a layer sees all of it, None where it is undefined."""
     if reach is None:
         return None
-    return [axis.size for axis in reach] if isinstance(reach, tuple) else list(shape[1:])
-
-
-def quick(words: Sequence[str], kernel: str, stride: str, padding: str, dilation: str, filters: int | None) -> Result:
-    """One convolution from options. A lone number is a length; without `filters`, channels and costs are absent."""
-    if len(words) != 1:
-        raise DlkitError(
-            "the quick form (-k) takes one input size and no layers",
-            "for example: dlkit convshape 224 -k 7 -s 2 -p 3",
-        )
-    size = spec.parse_shape(words[0])
-    net = spec.parse(f"conv:{filters or 1},k{kernel},s{stride},p{padding},d{dilation}")
-    result = _result((1, *size) if len(size) == 1 else size, walk(net.graph, (1, *size) if len(size) == 1 else size))
-    result.bare = True
-    if filters is None or len(size) == 1:
-        _drop_channels(result)
-    return result
-
-
-def _drop_channels(result: Result) -> None:
-    """Leave out what depends on channels that nobody named."""
-    rows = [dict(row) for row in result.rows]
-    for target in (result.summary, *rows):
-        target.update({key: None for key in ("params", "macs", "flops") if key in target})
-        target.update({key: target[key][1:] for key in ("input", "output") if key in target})
-    for row in rows:
-        row["op"] = row["op"].replace("conv:1,", "conv:")
-    result.rows = rows
+    return [axis.size for axis in reach] if isinstance(reach, tuple) else list(shape[1:] or shape)

@@ -91,7 +91,7 @@ def test_want_per_axis():
         ("conv:8,k3", {"pixel": "1,1"}, 2, ["--pixel", "input's shape"]),
         ("10 linear:4", {}, 2, ["vector"]),
         ("adaptiveavgpool:7 conv:8,k3", {}, 2, ["adaptiveavgpool1", "input's size"]),
-        ("3x2x2 relu sum(conv:3,k2,s2,p1 | ) relu", {}, 2, ["sum1", "position", "strides 1 and 2"]),
+        ("3x2x2 relu sum(conv:3,k2,s2,p1 | ) relu", {}, 2, ["sum1", "position 12", "strides 1 and 2"]),
         ("3x9x9 sum(conv:3,k3,s2,p1 | conv:3,k1)", {}, 2, ["sum1", "strides 1 and 2", "3x5x5 and 3x9x9"]),
         ("sum(conv:3,k3,s2,p1 | conv:3,k1)", {}, 2, ["sum1", "strides 1 and 2"]),
         ("conv:8,k3,g2", {}, 2, ["3 is not divisible by 2 groups"]),
