@@ -23,6 +23,7 @@ QUICK = {
     "train": ["iris", "--epochs", "2"],
     "lrfind": ["iris", "--steps", "40", "--seeds", "1"],
     "flops": ["70B", "--tokens", "1.4T"],
+    "memory": ["7.5B", "--gpus", "64", "--zero", "2"],
 }
 """One quick, successful invocation of each command."""
 
@@ -38,6 +39,7 @@ SUMMARY = {
         *("params", "active_params", "tokens", "train_flops", "forward_flops", "backward_flops"),
         *("gpu_hours", "days", "cost"),
     },
+    "memory": {"per_gpu_bytes", "total_bytes"},
 }
 ROW = {
     "convshape": {"layer", "op", "output", "params", "macs", "rf", "jump"},
@@ -46,6 +48,7 @@ ROW = {
     "train": {"epoch", "step", "lr", "train_loss", "valid_loss", "accuracy"},
     "lrfind": {"step", "lr", "loss", "smoothed"},
     "flops": {"component", "params", "forward_flops", "backward_flops"},
+    "memory": {"component", "bytes"},
 }
 every_command = pytest.mark.parametrize("command", COMMANDS)
 

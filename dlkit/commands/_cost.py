@@ -127,3 +127,71 @@ Approach = Annotated[
     Literal["1", "2", "3", "3-rounded", "refit"],
     _option(panel=_BUDGET, help="Hoffmann et al. 2022, approaches 1 to 3; refit: Besiroglu et al. 2024."),
 ]
+
+# memory --------------------------------------------------------------------------------------------
+
+_SAVE, _PARALLEL, _FIT = "What is stored", "Parallelism", "Fitting"
+
+
+def _lora(text: str) -> Any:
+    from dlkit.core.matrices import parse_lora
+
+    return parse_lora(text)
+
+
+Batch = Annotated[int, _option(panel=_RUN, min=1, help="Micro-batch: samples at a time on one GPU.")]
+Accumulate = Annotated[
+    int, _option(panel=_RUN, min=1, help="Micro-batches a step: a larger batch without more activations.")
+]
+Weights = Annotated[
+    Literal["fp32", "bf16", "fp16", "pure-bf16"],
+    _option("--precision", panel=_SAVE, help="bf16 and fp16 are mixed, with fp32 master weights; pure-bf16 has none."),
+]
+Optimizer = Annotated[
+    Literal["adamw", "adam", "adam8bit", "sgd", "momentum", "lion", "adafactor", "muon"],
+    _option(panel=_SAVE, help="Whose states: 8 bytes a parameter for adam, 4 for momentum and lion, 2 for adam8bit."),
+]
+BytesPerParam = Annotated[
+    Literal["zero", "megatron"],
+    _option(panel=_SAVE, help="zero: 16-bit gradients, 16 bytes in all; megatron: fp32 gradients, 18."),
+]
+Checkpoint = Annotated[
+    Literal["none", "selective", "full"],
+    _option(panel=_SAVE, help="Recomputed on the way back: nothing, attention scores, or each block from its input."),
+]
+AttentionKernel = Annotated[
+    Literal["flash", "plain"], _option("--attention", panel=_SAVE, help="flash stores no scores; plain does.")
+]
+LoraOption = Annotated[
+    str | None,
+    _option("--lora", panel=_SAVE, parser=reader(_lora), metavar="r=R,targets=q,v", help="Train adapters alone."),
+]
+Quantize = Annotated[
+    Literal["int8", "nf4", "nf4-double"] | None,
+    _option(panel=_SAVE, help="Frozen weights: 8, 4.5 or 4.127 bits (QLoRA); embeddings, head and norms stay."),
+]
+Inference = Annotated[
+    bool, _option("--inference", panel=_SAVE, help="Weights, KV cache of the whole context, live tensors; no training.")
+]
+WorldSize = Annotated[
+    int, _option("--gpus", panel=_PARALLEL, min=1, help="All of them; data parallel what tp·pp leave.")
+]
+Zero = Annotated[
+    int,
+    _option(
+        panel=_PARALLEL, min=0, max=3, help="Partitioned over data parallel: 1 states, 2 gradients, 3 weights (FSDP)."
+    ),
+]
+Tensor = Annotated[int, _option("--tp", panel=_PARALLEL, min=1, help="Tensor-parallel ranks.")]
+Sequence = Annotated[bool, _option("--sp", panel=_PARALLEL, help="Sequence parallelism with it: norms split as well.")]
+Pipeline = Annotated[int, _option("--pp", panel=_PARALLEL, min=1, help="Pipeline stages (1F1B).")]
+Fit = Annotated[
+    str | None,
+    _option(
+        panel=_FIT, metavar="NAME|SIZE", help="The largest micro-batch on h100, a100, … or in 24GiB; exit 1 if none."
+    ),
+]
+Reserve = Annotated[
+    float,
+    _option(panel=_FIT, parser=reader(units.share), metavar="SHARE", help="Of it kept free for what is not counted."),
+]

@@ -1,0 +1,63 @@
+"""Bytes on each GPU: weights, gradients, optimiser states, activations; or weights and KV cache for inference.
+
+Examples:
+  dlkit memory 7.5B --gpus 64 --zero 3
+  dlkit memory llama-2-7b --context 2048 --checkpoint full --gpus 8 --zero 2
+  dlkit memory llama-2-7b --lora r=8,targets=q,v --quantize nf4-double
+  dlkit memory llama-2-70b --inference --quantize int8 --batch 8
+  dlkit memory resnet50 --batch 256 --precision fp32
+  dlkit memory gpt2 --fit h100
+
+Mixed precision with Adam is 16 bytes a parameter as ZeRO counts (2 + 2 + 12), 18 as
+Megatron does (fp32 gradients). Activations are what autograd keeps of the micro-batch
+(with --lora: of full training, an upper bound). Not counted: CUDA context, workspaces,
+communication buffers, fragmentation, the loss. GiB is 2^30 bytes, GB 10^9; -q prints
+bytes. Next: dlkit flops says how long training takes.
+"""
+
+from dlkit.commands import _cost as opt
+from dlkit.core.result import Result
+
+
+def command(
+    model: opt.Model = None,
+    batch: opt.Batch = 1,
+    context: opt.Context = None,
+    accumulate: opt.Accumulate = 1,
+    precision: opt.Weights = "bf16",
+    optimizer: opt.Optimizer = "adamw",
+    bytes_per_param: opt.BytesPerParam = "zero",
+    checkpoint: opt.Checkpoint = "none",
+    attention: opt.AttentionKernel = "flash",
+    lora: opt.LoraOption = None,
+    quantize: opt.Quantize = None,
+    inference: opt.Inference = False,
+    gpus: opt.WorldSize = 1,
+    zero: opt.Zero = 0,
+    tp: opt.Tensor = 1,
+    sp: opt.Sequence = False,
+    pp: opt.Pipeline = 1,
+    fit: opt.Fit = None,
+    reserve: opt.Reserve = 0.1,
+) -> Result:
+    from dlkit.core import memory
+    from dlkit.core.footprint import Plan
+
+    plan = Plan(
+        precision,
+        optimizer,
+        bytes_per_param,
+        batch,
+        checkpoint,
+        attention,
+        zero,
+        gpus,
+        tp,
+        sp,
+        pp,
+        accumulate,
+        lora,  # type: ignore[arg-type]  # the option's parser makes it a Lora
+        quantize,
+        inference,
+    )
+    return memory.answer(model or [], plan, context, memory.Room(fit, reserve))

@@ -1,0 +1,155 @@
+"""What `memory` answers: bytes on each GPU as a Result, and the largest micro-batch that fits."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from dlkit.core import hardware, model, units
+from dlkit.core.errors import DlkitError
+from dlkit.core.footprint import Part, Plan, parts
+from dlkit.core.model import Walked
+from dlkit.core.result import Column, Result
+
+COLUMNS = [Column("component"), Column("bytes", "bytes", "per GPU"), Column("share", "share")]
+FACTS = [
+    Column("per_gpu_bytes", "bytes", "per GPU"),
+    Column("per_gpu_gb", "text", "which is"),
+    Column("total_bytes", "bytes", "all GPUs"),
+    Column("params", "int"),
+    Column("bytes_per_param", "text", "bytes a parameter"),
+    Column("batch", "int", "micro-batch"),
+    Column("global_batch", "int"),
+    Column("context", "int"),
+    Column("largest_batch", "int", "largest micro-batch"),
+    Column("best_lever", "text", "what saves most"),
+]
+LARGEST_BATCH = 10**9
+
+
+class Room(NamedTuple):
+    """Where it has to fit: a device's name or a size, and the share of it that is kept free."""
+
+    device: str | None = None
+    reserve: float = 0.1
+
+    @property
+    def bytes(self) -> int | None:
+        if self.device is None:
+            return None
+        try:
+            whole = units.size(self.device)
+        except ValueError:
+            if self.device[:1].isdigit():
+                raise DlkitError(
+                    f"--fit needs a device, or a size with its unit such as 80GiB: {self.device}"
+                ) from None
+            whole = hardware.accelerator(self.device).memory
+        return int(whole * (1 - self.reserve))
+
+
+def answer(words: Sequence[str], plan: Plan, context: int | None, room: Room) -> Result:
+    """The memory of the model in `words`, a number of parameters or a network."""
+    given = model.read(words, context, "memory")
+    capacity = room.bytes
+    largest = largest_batch(given, plan, capacity) if capacity is not None else None
+    if largest:
+        plan = plan._replace(batch=largest)
+    found = parts(given, plan)
+    per_gpu = sum(part.bytes or 0 for part in found)
+    summary = _summary(given, plan, found, per_gpu)
+    summary |= {"fit": room.device, "capacity_bytes": capacity, "reserve": room.reserve, "largest_batch": largest}
+    saved = levers(given, plan) if capacity is not None else {}
+    summary |= {"best_lever": next(iter(saved), None), "levers": saved}
+    rows = [
+        {
+            "component": p.component,
+            "bytes": p.bytes,
+            "share": p.bytes / per_gpu if per_gpu and p.bytes is not None else None,
+        }
+        for p in found
+    ]
+    return Result(COLUMNS, rows, summary, "per_gpu_bytes", FACTS, ok=largest != 0, notes=_notes(given, found, summary))
+
+
+def _summary(given: int | Walked, plan: Plan, found: list[Part], per_gpu: int) -> dict[str, Any]:
+    params = given if isinstance(given, int) else sum(step.params for step in given.steps)
+    ranks = plan.gpus if not plan.inference else plan.tensor * plan.pipeline
+    return {
+        "per_gpu_bytes": per_gpu,
+        "total_bytes": per_gpu * ranks,
+        "per_gpu_gb": f"{per_gpu / 1e9:,.4g} GB (10⁹)",
+        "params": params,
+        "unknown": [part.component for part in found if part.bytes is None],
+        "batch": plan.batch,
+        "global_batch": None if plan.inference else plan.batch * plan.accumulate * plan.data_parallel,
+        "context": None if isinstance(given, int) else given.positions,
+        "data_parallel": plan.data_parallel,
+        "bytes_per_param": None if plan.inference else plan.convention,
+        **{key: getattr(plan, key) for key in ("precision", "optimizer", "checkpoint", "attention", "zero", "gpus")},
+        **{key: getattr(plan, key) for key in ("tensor", "pipeline", "sequence_parallel", "accumulate", "quantize")},
+        "lora": f"r={plan.lora.rank},targets={','.join(plan.lora.targets)}" if plan.lora else None,
+        "inference": plan.inference,
+    }
+
+
+def _notes(given: int | Walked, found: list[Part], summary: dict[str, Any]) -> list[str]:
+    missing = [part.component for part in found if part.bytes is None]
+    notes = []
+    if missing:
+        why = "they need the layers of a network" if isinstance(given, int) else "some layers' are their library's own"
+        notes.append(f"not in the sum: {', '.join(missing)}, unknown here because {why}")
+    if summary["largest_batch"] == 0:
+        short = units.binary(summary["per_gpu_bytes"] - summary["capacity_bytes"])
+        notes.append(f"not even one sample fits: {short} too much for {summary['fit']} less its reserve")
+    for lever, saved in summary["levers"].items():
+        notes.append(f"{lever} saves {units.binary(saved)} a GPU")
+    return notes
+
+
+def largest_batch(given: int | Walked, plan: Plan, capacity: int) -> int:
+    """The largest micro-batch that fits into `capacity` bytes: 0 where not even one sample does."""
+    if isinstance(given, int):
+        raise DlkitError("--fit needs the layers: a bare number of parameters has no activations")
+
+    def fits(batch: int) -> bool:
+        found = parts(given, plan._replace(batch=batch))
+        unknown = [part.component for part in found if part.bytes is None]
+        if unknown:
+            raise DlkitError(f"--fit cannot tell: {', '.join(unknown)} of this network are not known")
+        return sum(part.bytes or 0 for part in found) <= capacity
+
+    if not fits(1):
+        return 0
+    low, high = 1, 2
+    while high < LARGEST_BATCH and fits(high):
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low
+
+
+def levers(given: int | Walked, plan: Plan) -> dict[str, int]:
+    """What other settings would save on each GPU, most first."""
+    now = sum(part.bytes or 0 for part in parts(given, plan))
+    tried: dict[str, Plan] = {}
+    if not plan.inference:
+        tried |= {f"--checkpoint {level}": plan._replace(checkpoint=level) for level in ("selective", "full")}
+        tried |= {"--attention flash": plan._replace(attention="flash")}
+        tried |= {"--optimizer adam8bit": plan._replace(optimizer="adam8bit")}
+        tried |= {f"--zero {stage}": plan._replace(zero=stage) for stage in range(plan.zero + 1, 4)}
+        tried |= {"--precision bf16": plan._replace(precision="bf16")} if plan.precision == "fp32" else {}
+    else:
+        tried |= {f"--quantize {kind}": plan._replace(quantize=kind) for kind in ("int8", "nf4-double")}
+    if plan.batch > 1:
+        half = plan.batch // 2
+        tried[f"--batch {half}"] = plan._replace(batch=half)
+    saved = {name: now - _total(given, other) for name, other in tried.items()}
+    return dict(sorted(((name, by) for name, by in saved.items() if by > 0), key=lambda item: -item[1]))
+
+
+def _total(given: int | Walked, plan: Plan) -> int:
+    """Bytes on a GPU; as large as can be where the plan does not apply to this network."""
+    try:
+        return sum(part.bytes or 0 for part in parts(given, plan))
+    except DlkitError:
+        return 1 << 200
