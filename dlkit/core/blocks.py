@@ -5,6 +5,8 @@ from typing import NamedTuple
 from dlkit.core.graph import SOURCE, Graph, Step, dominators
 from dlkit.core.layers import Join, Layer
 
+LONG = 40  # layers, beyond which a terminal shows blocks
+
 
 class Block(NamedTuple):
     """Layers shown as one row: indices in order of the graph, and how many alike blocks in a row they make."""

@@ -49,7 +49,7 @@ class Graph:
 
 
 class Builder:
-    """Collects nodes and names them: the op and its ordinal."""
+    """Collects nodes and names them: the op and its ordinal, apart where the op ends in a digit (relu6_1)."""
 
     def __init__(self) -> None:
         self.nodes: list[Node] = []
@@ -59,7 +59,9 @@ class Builder:
         """The new node's index."""
         op = layer.op
         ordinal = self._counts[op] = self._counts.get(op, 0) + 1
-        self.nodes.append(Node(f"{op}{ordinal}", layer, inputs, position, length))
+        self.nodes.append(
+            Node(f"{op}_{ordinal}" if op[-1].isdigit() else f"{op}{ordinal}", layer, inputs, position, length)
+        )
         return len(self.nodes) - 1
 
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from dlkit.core import network, spec
+from dlkit.core.blocks import LONG, blocks, title
 from dlkit.core.errors import DlkitError, ExitCode, nearest
 from dlkit.core.field import WHOLE, Field, Reach
 from dlkit.core.graph import Graph, Step, totals, walk
@@ -84,9 +85,22 @@ def answer(words: Sequence[str], at: str | None = None, pixel: str | None = None
     result = Result(columns, rows, summary, "layer" if want else "size", FACTS)
     if walked.input is None and any(getattr(step.layer, "padding", None) == "same-tf" for step in walked.steps):
         result.notes.append("same-tf depends on the input's size: its sides are taken as divisible by every stride")
+    if len(rows) > LONG:
+        result.overview = _overview(walked, rows)
     if pixel is not None:
         _see(result, walked, index, pixel)
     return result
+
+
+def _overview(walked: Walk, rows: list[Row]) -> list[Row]:
+    """The rows by block: of each its last layer, and the layer that was asked for in any case."""
+    short = []
+    for block in blocks(walked.graph, walked.steps, 1):
+        last = block.layers[-1]
+        if last < len(rows) - 1:
+            name, op = title(block, walked.steps)
+            short.append({**rows[last], "layer": name, "op": op})
+    return [*short, rows[-1]]
 
 
 # Which layer -----------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from itertools import takewhile
 from typing import Any
 
-from dlkit.core import network, spec
+from dlkit.core import blocks, network, spec
 from dlkit.core.errors import DlkitError
 from dlkit.core.field import Reach
 from dlkit.core.graph import Graph, Step, Totals, totals, walk
@@ -28,9 +28,6 @@ FACTS = [
     Column("flops", "si", "FLOPs"),
     Column("rf", "shape", "receptive field"),
 ]
-
-
-LONG = 40  # layers, beyond which a terminal shows blocks
 
 
 def table(words: Sequence[str], depth: int | None = None, explain: bool = False) -> Result:
@@ -59,7 +56,7 @@ def answer(graph: Graph, inputs: Sequence[Shape], depth: int | None = None, expl
         result = Result([Column("input", "shape"), *COLUMNS, *columns], [], together, "lines")
         set_lines(result)
     result.rows = [row for walked in walks for row in _rows(graph, *walked, depth or 0, explain)]
-    if len(graph) > LONG and depth is None and not explain:
+    if len(graph) > blocks.LONG and depth is None and not explain:
         result.overview = [row for walked in walks for row in _rows(graph, *walked, 1, False)]
     return result
 
@@ -84,8 +81,6 @@ def _rows(
     graph: Graph, shape: Shape, steps: list[Step], whole: Totals, depth: int, explain: bool
 ) -> Iterator[dict[str, Any]]:
     if depth:
-        from dlkit.core import blocks
-
         for block in blocks.blocks(graph, steps, depth):
             yield {"input": list(shape), **_block(blocks.title(block, steps), [steps[i] for i in block.layers], shape)}
         return

@@ -20,6 +20,13 @@ def test_a_step():
     assert [(f.size, f.stride, f.padding) for f in second.field] == [(7, 2, 3)] * 2
 
 
+def test_names_are_unique():
+    steps = walk(parse("65*relu 3*relu6 gap").graph, (3, 4, 4))
+    assert len({step.name for step in steps}) == 69
+    assert [step.name for step in steps[60:69]] == ["relu61", *(f"relu{i}" for i in range(62, 66)),
+                                                    "relu6_1", "relu6_2", "relu6_3", "gap1"]  # fmt: skip
+
+
 def test_totals_take_the_last_map():
     steps = walk(parse("conv:8,k3 conv:8,k3,s2 gap linear:10").graph, (3, 32, 32))
     whole = totals(steps)

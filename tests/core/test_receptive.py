@@ -140,3 +140,12 @@ def test_a_position_that_sees_everything():
 
 def test_a_position_without_an_input():
     assert summary("3x8 convt:4,k1,s2", pixel="1")["slice"] == "nothing"
+
+
+@pytest.mark.parametrize("at", [None, "conv20", "linear1"])
+def test_a_long_network_is_shown_by_block(at):
+    result = answer(["resnet50"], at=at)
+    rows = list(result.rows)
+    assert len(result.overview) < 14 < len(rows)
+    assert result.overview[-1] == rows[-1]
+    assert result.overview[-1]["layer"] == result.summary["layer"]
