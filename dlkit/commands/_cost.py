@@ -94,11 +94,17 @@ Hfu = Annotated[
     _option(panel=_MACHINE, parser=reader(units.share), metavar="SHARE", help="The same, recomputed FLOPs included."),
 ]
 TokensPerSecond = Annotated[
-    int | None,
-    _option(panel=_MACHINE, parser=count, metavar="COUNT", help="Measured, all devices together: gives MFU and HFU."),
+    float | None,
+    _option(
+        panel=_MACHINE,
+        parser=reader(units.quantity),
+        metavar="NUMBER",
+        help="Measured, all devices together: gives MFU and HFU.",
+    ),
 ]
 GpuHours = Annotated[
-    int | None, _option(panel=_MACHINE, parser=count, metavar="COUNT", help="Measured: gives MFU and HFU.")
+    float | None,
+    _option(panel=_MACHINE, parser=reader(units.quantity), metavar="NUMBER", help="Measured: gives MFU and HFU."),
 ]
 Price = Annotated[
     float | None,

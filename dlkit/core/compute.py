@@ -6,7 +6,7 @@ convolutions; softmax, norms, activations, embedding look-ups and the optimiser 
 appendix B, Narayanan et al. 2021 (2104.04473) equation 3, Korthikanti et al. 2022 (2205.05198) for recomputation.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from math import prod
 from typing import NamedTuple
 
@@ -88,15 +88,26 @@ def exact(steps: Sequence[Step], positions: int | None, how: Counting) -> Count:
     unless nothing before it learns. So it is 2·forward but for the first layer and for frozen ones.
     """
     frozen = _frozen(steps, how.freeze)
+    learns = learning(steps, frozen)
     parts: dict[str, Part] = {}
-    learns = [False]  # the graph's input, then each step: does a gradient have to reach its output?
     for i, step in enumerate(steps):
         before = any(learns[source + 1] for source in step.sources)
-        trained = i not in frozen and (step.params > 0 or step.macs > 0)
-        learns.append(before or trained)
-        for part in _parts(step, how, before, trained):
+        for part in _parts(step, how, before, _has_weights(step) and i not in frozen):
             parts[part.name] = parts[part.name].plus(part) if part.name in parts else part
     return Count(list(parts.values()), "sample", positions)
+
+
+def learning(steps: Sequence[Step], frozen: Container[int] = ()) -> list[bool]:
+    """For the input and each step's output, whether a gradient has to reach it: something learns at or before it."""
+    learns = [False]
+    for i, step in enumerate(steps):
+        trained = _has_weights(step) and i not in frozen
+        learns.append(trained or any(learns[source + 1] for source in step.sources))
+    return learns
+
+
+def _has_weights(step: Step) -> bool:
+    return step.params > 0 or step.macs > 0  # a tied head has MACs alone
 
 
 def _parts(step: Step, how: Counting, before: bool, trained: bool) -> Iterable[Part]:

@@ -72,9 +72,15 @@ def parts(model: int | Walked, plan: Plan) -> list[Part]:
     """What lies on each GPU (of the first pipeline stage, which holds the most activations)."""
     if plan.gpus % (plan.tensor * plan.pipeline):
         raise DlkitError(f"{plan.gpus} GPUs do not divide into --tp {plan.tensor} times --pp {plan.pipeline} ranks")
+    if plan.tensor > 1 and not isinstance(model, int) and not any(_splits(step) for step in model.steps):
+        raise DlkitError("--tp splits attention and feed-forward layers: this network has none")
     if plan.inference:
         return _serving(model, plan)
     return [*_states(model, plan), *_activations(model, plan)]
+
+
+def _splits(step: Step) -> bool:
+    return isinstance(step.layer, sequence.Attention | sequence.Mlp | sequence.GatedMlp | sequence.Moe)
 
 
 # Weights, gradients, optimiser ---------------------------------------------------------------------

@@ -175,28 +175,27 @@ class Job(NamedTuple):
     def budget(self, text: str) -> int:
         """FLOPs that a budget buys: 1e24 (FLOPs), 10000h (GPU-hours) or $1M (money, at --price a GPU-hour)."""
         amount = text.strip().lower().removeprefix("$")
-        if text.startswith("$"):
+        hourly = amount.endswith("h")
+        try:
+            if not (hourly or text.startswith("$")):
+                return units.count(amount)
+            hours = units.quantity(amount.removesuffix("h").removesuffix("gpu-"))
+        except ValueError:
+            raise DlkitError(
+                f"--budget must be FLOPs (1e24), GPU-hours (10000h) or money ($1M), above 0. Got {text!r}"
+            ) from None
+        return self._bought(text, hours if hourly else None, hours)
+
+    def _bought(self, text: str, hours: float | None, money: float) -> int:
+        if hours is None:
             if not self.price:
                 raise DlkitError(f"a budget of {text} buys GPU-hours at a price: give --price")
-            hours = _amount(text, amount) / self.price
-        elif amount.endswith("h"):
-            hours = float(_amount(text, amount.removesuffix("h").removesuffix("gpu-")))
-        else:
-            return _amount(text, amount)
+            hours = money / self.price
         if self.gpu is None or self.mfu is None:
             raise DlkitError(f"a budget of {text} buys FLOPs on a device at a utilisation: give --gpu and --mfu")
         device = accelerator(self.gpu)
-        return round(hours * 3600 * device.peak(self._precision(device) or "") * self.mfu)
+        return max(1, round(hours * 3600 * device.peak(self._precision(device) or "") * self.mfu))
 
 
 def _listed() -> str:
     return ", ".join(names())
-
-
-def _amount(text: str, digits: str) -> int:
-    try:
-        return units.count(digits)
-    except ValueError:
-        raise DlkitError(
-            f"--budget must be FLOPs (1e24), GPU-hours (10000h) or money ($1M), a whole number of them. Got {text!r}"
-        ) from None

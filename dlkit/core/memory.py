@@ -8,6 +8,7 @@ from dlkit.core.errors import DlkitError
 from dlkit.core.footprint import Part, Plan, parts
 from dlkit.core.model import Walked
 from dlkit.core.result import Column, Result
+from dlkit.core.saved import activations
 
 COLUMNS = [Column("component"), Column("bytes", "bytes", "per GPU"), Column("share", "share")]
 FACTS = [
@@ -48,6 +49,7 @@ class Room(NamedTuple):
 
 def answer(words: Sequence[str], plan: Plan, context: int | None, room: Room) -> Result:
     """The memory of the model in `words`, a number of parameters or a network."""
+    _agree(plan)
     given = model.read(words, context, "memory")
     capacity = room.bytes
     largest = largest_batch(given, plan, capacity) if capacity is not None else None
@@ -67,7 +69,19 @@ def answer(words: Sequence[str], plan: Plan, context: int | None, room: Room) ->
         }
         for p in found
     ]
-    return Result(COLUMNS, rows, summary, "per_gpu_bytes", FACTS, ok=largest != 0, notes=_notes(given, found, summary))
+    return Result(
+        COLUMNS, rows, summary, "per_gpu_bytes", FACTS, ok=largest != 0, notes=_notes(given, plan, found, summary)
+    )
+
+
+def _agree(plan: Plan) -> None:
+    """Refuse settings that say nothing together."""
+    training = {"--zero": plan.zero, "--lora": plan.lora, "--checkpoint": plan.checkpoint != "none"}
+    said = [name for name, value in (training | {"--accumulate": plan.accumulate > 1}).items() if value]
+    if plan.inference and said:
+        raise DlkitError(f"--inference trains nothing: {' and '.join(said)} has no meaning with it")
+    if plan.sequence_parallel and plan.tensor == 1:
+        raise DlkitError("--sp splits what tensor-parallel ranks hold twice: give --tp")
 
 
 def _summary(given: int | Walked, plan: Plan, found: list[Part], per_gpu: int) -> dict[str, Any]:
@@ -91,12 +105,21 @@ def _summary(given: int | Walked, plan: Plan, found: list[Part], per_gpu: int) -
     }
 
 
-def _notes(given: int | Walked, found: list[Part], summary: dict[str, Any]) -> list[str]:
+def _why(given: int | Walked) -> str:
+    if isinstance(given, int):
+        return "they need the layers of a network"
+    unknown = activations(given.steps, flash=True).unknown
+    names = {step.op: None for step in given.steps if step.name in unknown}
+    return f"{', '.join(names)} keep what their library chooses" if names else "they depend on shapes"
+
+
+def _notes(given: int | Walked, plan: Plan, found: list[Part], summary: dict[str, Any]) -> list[str]:
     missing = [part.component for part in found if part.bytes is None]
     notes = []
     if missing:
-        why = "they need the layers of a network" if isinstance(given, int) else "some layers' are their library's own"
-        notes.append(f"not in the sum: {', '.join(missing)}, unknown here because {why}")
+        notes.append(f"not in the sum: {', '.join(missing)}, unknown here because {_why(given)}")
+    if plan.zero and plan.data_parallel == 1:
+        notes.append(f"--zero {plan.zero} partitions over data-parallel ranks, and there is one: say how many --gpus")
     if summary["largest_batch"] == 0:
         short = units.binary(summary["per_gpu_bytes"] - summary["capacity_bytes"])
         notes.append(f"not even one sample fits: {short} too much for {summary['fit']} less its reserve")

@@ -10,6 +10,7 @@ from math import prod
 from typing import NamedTuple
 
 from dlkit.core import layers, sequence
+from dlkit.core.compute import learning
 from dlkit.core.graph import Step
 from dlkit.core.layers import Layer, Shape
 
@@ -58,16 +59,19 @@ class Activations(NamedTuple):
 
 def activations(steps: Sequence[Step], flash: bool) -> Activations:
     """What training keeps of one sample. `flash`: attention that does not store its scores."""
-    roots = _roots(steps)
+    roots, learns = _roots(steps), learning(steps)
     wanted: set[int] = set()
     for i, step in enumerate(steps):
+        if not learns[i + 1]:  # no gradient goes back to here
+            continue
         wanted |= {roots[source + 1] for source in _saved_inputs(step)}
         if isinstance(step.layer, _OUTPUT):
             wanted.add(roots[i + 1])
     sizes = [prod(steps[0].inputs[0]) if steps else 0, *(step.activations for step in steps)]
     stream = [size if i in wanted else 0 for i, size in enumerate(sizes)]
     unknown = [step.name for step in steps if not _known(step.layer)]
-    return Activations(stream, [_kept(step, flash) for step in steps], unknown)
+    kept = [_kept(step, flash) if learns[i + 1] else Kept() for i, step in enumerate(steps)]
+    return Activations(stream, kept, unknown)
 
 
 def _roots(steps: Sequence[Step]) -> list[int]:

@@ -55,6 +55,18 @@ def count(text: str, low: int = 1) -> int:
     return value
 
 
+def quantity(text: str) -> float:
+    """A positive number with a decimal suffix, not necessarily whole: 30.84M, 12.5; ValueError says what was given."""
+    try:
+        digits, exponent, suffix = _decimal(text)
+        value = float(f"{digits}e{exponent + _POWERS[suffix]}")
+        if not 0 < value <= float(LARGEST):
+            raise ValueError
+    except (ValueError, KeyError):
+        raise ValueError(f"must be a number above 0 and at most 1e30, such as 12.5 or 30.84M. Got {text!r}.") from None
+    return value
+
+
 def size(text: str) -> int:
     """Bytes with a unit that says which: 80GB is 80·10⁹, 80GiB is 80·2³⁰; ValueError where there is none."""
     try:

@@ -131,9 +131,10 @@ def test_budgets():
     bought = 400_000 * 3600 * 989 * 10**12 * 4 // 10
     for text in ("400kh", "400k gpu-h", "$1M"):
         assert job.budget(text) == pytest.approx(bought, rel=1e-15)
-    for text in ("nan", "inf", "0", "-1", "$", "$nan", "h", "1.5", "$-1", "0h"):
+    for text in ("nan", "inf", "0", "-1", "$", "$nan", "h", "1.5", "$-1", "0h", "$5h5", "nanh", "1e31"):
         with pytest.raises(DlkitError, match=r"--budget must be.*Got"):
             job.budget(text)
+    assert job.budget("0.5h") == 1800 * 989 * 10**12 * 4 // 10
     with pytest.raises(DlkitError, match=r"--price"):
         Job().budget("$1M")
     with pytest.raises(DlkitError, match=r"--gpu and --mfu"):

@@ -169,6 +169,25 @@ def test_full_checkpointing_of_a_residual_net():
     assert full < 0.6 * whole
 
 
+def test_contradictions_are_named():
+    for settings, words in (
+        ({"inference": True, "zero": 1}, "--zero has no meaning"),
+        ({"inference": True, "accumulate": 2, "checkpoint": "full"}, "--checkpoint and --accumulate has no"),
+        ({"sequence_parallel": True}, "--sp splits.*--tp"),
+    ):
+        with pytest.raises(DlkitError, match=words):
+            memory.answer(["gpt2"], Plan(**settings), None, Room())
+    with pytest.raises(DlkitError, match=r"--tp splits attention"):
+        total("resnet50", gpus=2, tensor=2)
+
+
+def test_notes_say_what_is_missing():
+    assert "the layers of a network" in memory.answer(["7B"], Plan(), None, Room()).notes[0]
+    assert "swinattn, patchmerge" in memory.answer(["swin_t"], Plan(), None, Room()).notes[0]
+    assert "--gpus" in memory.answer(["7B"], Plan(zero=2), None, Room()).notes[1]
+    assert memory.answer(["gpt2"], Plan(), None, Room()).notes == []
+
+
 def test_unknown_is_none():
     assert component("activations", "7B") is None
     assert component("activations", "16x8 lstm:32") is None

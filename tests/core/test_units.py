@@ -69,6 +69,13 @@ def test_scientific_form_is_the_same_number(digits, power):
     assert units.count(f"{digits}e{power}") == value
 
 
+def test_quantities():
+    assert [units.quantity(text) for text in ("30.84M", "12.5", "3e-4", "1e30")] == [30_840_000, 12.5, 3e-4, 1e30]
+    for text in ("0", "-1", "nan", "inf", "1e31", "", "x", "0.0k"):
+        with pytest.raises(ValueError, match=r"number above 0 and at most 1e30.*Got"):
+            units.quantity(text)
+
+
 def test_sizes_say_which_unit():
     assert units.size("80GB") == 80 * 10**9
     assert units.size("80GiB") == 80 << 30

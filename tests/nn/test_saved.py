@@ -1,5 +1,7 @@
 """Kept activations against what torch's autograd saves, by hooks, on the meta device."""
 
+import random
+
 import pytest
 import torch
 
@@ -58,3 +60,24 @@ def test_named_networks(name):
     net = parse(name)
     channels = sum(step.output[0] for step in walk(net.graph, net.input) if step.op == "bn")
     assert ours(name) + 8 * channels == torchs(name)
+
+
+@pytest.mark.parametrize("text", ["4x9x9 mish relu6 conv:2,k1 gap", "4x9x9 sum(relu | tanh) gn:2 gap"])
+def test_nothing_is_kept_before_the_first_weight(text):
+    assert ours(text) == torchs(text)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_random_chains_and_branches(seed):
+    """Layers in any order, with branches that read one tensor twice."""
+    choose = random.Random(seed)
+    same = [layer for layer in MAP if layer.partition(":")[0] not in ("convt", "maxpool", "avgpool", "upsample")]
+    same = [layer for layer in same if "adaptive" not in layer and "s2" not in layer]
+
+    def chain(count):
+        return " ".join(choose.choice(same) for _ in range(count))
+
+    join = choose.choice(["sum", "mul"])
+    branches = f"{chain(2)} | {chain(choose.randrange(3))}"
+    text = f"4x9x9 conv:4,k1 {chain(3)} {join}({branches}) {chain(2)} cat(relu | conv:2,k1) gap"
+    assert ours(text) == torchs(text)
