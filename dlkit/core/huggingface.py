@@ -89,8 +89,9 @@ class _Keys:
             self.wrong(key, "a whole number of at least 1")
         return value
 
-    def optional(self, key: str) -> int | None:
-        return None if self.values.get(key) is None else self.size(key)
+    def optional(self, key: str, default: int | None = None) -> int | None:
+        """A size, or null for none; `default` where the file does not say."""
+        return None if self.values.get(key, default) is None else self.size(key, default)
 
     def number(self, key: str, default: float) -> float:
         """A finite number that is not negative."""
@@ -119,10 +120,11 @@ class _Keys:
     def unsupported(self, key: str, known: str) -> NoReturn:
         raise DlkitError(f"{self.name}: {key} {json.dumps(self.values[key])} is not supported; {known}")
 
-    def theta(self) -> float:
+    def theta(self, default: float) -> float:
+        """The base of rotation, which newer files nest."""
         nested = self.values.get("rope_parameters")
         holder = nested if isinstance(nested, dict) and "rope_theta" in nested else self.values
-        return _Keys(holder, self.name).number("rope_theta", 10000.0)
+        return _Keys(holder, self.name).number("rope_theta", default)
 
 
 _ACTIVATIONS = {
@@ -156,13 +158,15 @@ def _gpt2(keys: _Keys) -> list[str]:
     )
 
 
-def _decoder(keys: _Keys, **own: Any) -> list[str]:
+def _decoder(keys: _Keys, theta: float = 10000.0, **own: Any) -> list[str]:
     """What Llama, Mistral, Mixtral and Qwen have in common; `own` is what sets a family apart."""
     heads = keys.size("num_attention_heads")
+    if keys.values["model_type"] != "llama" and "num_key_value_heads" not in keys.values:
+        keys.size("num_key_value_heads")  # null means one for each head; not to say it means another number each time
     common = {
         "context": keys.size("max_position_embeddings"),
         "vocab": keys.size("vocab_size"),
-        "theta": keys.theta(),
+        "theta": keys.theta(theta),
         "eps": keys.number("rms_norm_eps", 1e-6),
         "head_dim": keys.optional("head_dim"),
         "act": keys.activation("hidden_act", "silu"),
@@ -181,36 +185,41 @@ def _llama(keys: _Keys) -> list[str]:
 
 
 def _mistral(keys: _Keys) -> list[str]:
-    return _decoder(keys, window=keys.optional("sliding_window"))
+    return _decoder(keys, window=keys.optional("sliding_window", 4096))
 
 
 def _mixtral(keys: _Keys) -> list[str]:
     experts = {"experts": keys.size("num_local_experts"), "top": keys.size("num_experts_per_tok")}
-    return _decoder(keys, window=keys.optional("sliding_window"), **experts)
+    eps = keys.number("rms_norm_eps", 1e-5)
+    return _decoder(keys, 1e6, window=keys.optional("sliding_window"), eps=eps, **experts)
 
 
-def _qwen_window(keys: _Keys) -> dict[str, int | None]:
+def _qwen_window(keys: _Keys) -> dict[str, Any]:
     """Qwen's window holds from layer max_window_layers on."""
     if not keys.flag("use_sliding_window", False):
         return {}
-    return {"window": keys.optional("sliding_window"), "full_layers": keys.values.get("max_window_layers", 28)}
+    full = 0 if keys.get("max_window_layers") == 0 else keys.size("max_window_layers", 28)
+    return {"window": keys.optional("sliding_window", 4096), "full_layers": full}
 
 
 def _qwen2(keys: _Keys) -> list[str]:
     return _decoder(keys, bias=True, out_bias=False, **_qwen_window(keys))
 
 
-def _qwen3(keys: _Keys, **own: Any) -> list[str]:
-    head_dim = keys.size("head_dim", 128)
-    bias = keys.flag("attention_bias", False)
-    return _decoder(keys, bias=bias, qk_norm=True, head_dim=head_dim, **_qwen_window(keys), **own)
+def _qwen3(keys: _Keys) -> list[str]:
+    return _normed(keys, head_dim=keys.size("head_dim", 128))
+
+
+def _normed(keys: _Keys, **own: Any) -> list[str]:
+    """Qwen3's attention, its queries and keys normalised."""
+    return _decoder(keys, bias=keys.flag("attention_bias", False), qk_norm=True, **_qwen_window(keys), **own)
 
 
 def _qwen3_moe(keys: _Keys) -> list[str]:
     keys.refuse("decoder_sparse_step", 1)
     keys.refuse("mlp_only_layers", [], None)
     experts = "num_experts" if "num_experts" in keys.values else "num_local_experts"  # as newer versions write it
-    return _qwen3(keys, experts=keys.size(experts), top=keys.size("num_experts_per_tok"))
+    return _normed(keys, experts=keys.size(experts), top=keys.size("num_experts_per_tok"))
 
 
 def _bert(keys: _Keys) -> list[str]:

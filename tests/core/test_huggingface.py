@@ -58,6 +58,8 @@ CONFIGS = {
     | {"tie_word_embeddings": True},
     "qwen3": GROUPED | {"model_type": "qwen3"},
     "qwen3 with biases": GROUPED | {"model_type": "qwen3", "attention_bias": True, "head_dim": 16},
+    "qwen3_moe without a width of heads": GROUPED | QWEN_EXPERTS | {"model_type": "qwen3_moe"},
+    "mistral with the usual window": GROUPED | {"model_type": "mistral", "max_position_embeddings": 5000},
     "qwen3_moe": GROUPED | QWEN_EXPERTS | {"model_type": "qwen3_moe", "head_dim": 16},
     "bert": BERT,
     "t5": T5,
@@ -148,6 +150,13 @@ def test_the_window_of_qwen_starts_late():
     assert all(layer.bias and layer.out_bias is False for layer in layers)
 
 
+def test_what_a_file_leaves_out_is_the_familys():
+    layer = next(s.layer for s in walk(network(CONFIGS["mistral with the usual window"]).graph, (9,)) if s.op == "attn")
+    assert (layer.window, layer.theta, layer.kv_heads) == (4096, 10000.0, 2)
+    layer = next(s.layer for s in walk(network(CONFIGS["mixtral"]).graph, (9,)) if s.op == "attn")
+    assert (layer.window, layer.theta) == (None, 1e6)
+
+
 def test_the_base_of_rotation_may_be_nested():
     nested = LLAMA | {"rope_parameters": {"rope_type": "default", "rope_theta": 250000.0}}
     assert network(nested).graph == network(LLAMA | {"rope_theta": 250000.0}).graph
@@ -169,6 +178,8 @@ def test_notes():
         ({"hidden_size": 3}, 65, ["no model_type"]),
         ([1], 65, ["no JSON object"]),
         ({k: v for k, v in LLAMA.items() if k != "hidden_size"}, 65, ["hidden_size is missing"]),
+        (LLAMA | {"model_type": "mistral"}, 65, ["num_key_value_heads is missing"]),
+        (CONFIGS["qwen2 with a window, tied"] | {"max_window_layers": -1}, 65, ["max_window_layers", "-1"]),
         (LLAMA | {"hidden_size": 0}, 65, ["hidden_size", "at least 1; got 0"]),
         (LLAMA | {"hidden_size": -4}, 65, ["hidden_size", "got -4"]),
         (LLAMA | {"hidden_size": 64.5}, 65, ["hidden_size", "64.5"]),
