@@ -6,6 +6,7 @@ Examples:
   dlkit rf resnet50 --at conv10
   dlkit rf 3x224x224 vgg16 --pixel 3,3
   dlkit rf vgg16 --want 200 -q
+  dlkit rf resnet18 --effective
 
 The field is the theoretical one: the input positions that can change an output at all, borders
 not clipped, in input pixels, axis by axis; statistics of norms are taken as given. The answer
@@ -13,7 +14,8 @@ is for the last map, before gap or flatten. Stride is the effective one (the pro
 strides), padding how far output 0 reaches before the input, centre the middle of what
 output 0 sees. After a transposed convolution the field depends on the position: rf is the
 largest, rf_min the smallest. A squeeze-excite gate sees the whole input. Branches of
-different strides that join have no common field: exit 2. Next: dlkit convshape.
+different strides that join have no common field: exit 2. --effective loads torch, and
+measures at initialisation how wide the part is that matters. Next: dlkit convshape.
 """
 
 from typing import Annotated
@@ -24,6 +26,7 @@ from dlkit.core import receptive
 from dlkit.core.result import Result
 
 _WHICH = "Which layer (default: the last map)"
+_EFFECTIVE = "Effective receptive field (loads torch)"
 
 
 def command(
@@ -52,7 +55,24 @@ def command(
             rich_help_panel="What one position sees",
         ),
     ] = None,
+    effective: Annotated[
+        bool,
+        typer.Option(
+            "--effective",
+            help="Measure the gradient at the input of the middle output, over random weights and inputs: the width "
+            "that holds 95.45 % of it on each axis, and the size of Luo et al. 2016.",
+            rich_help_panel=_EFFECTIVE,
+        ),
+    ] = False,
+    samples: Annotated[int, typer.Option(min=1, help="Draws to average.", rich_help_panel=_EFFECTIVE)] = 20,
+    seed: Annotated[int, typer.Option(min=0, help="Of weights and inputs.", rich_help_panel=_EFFECTIVE)] = 0,
 ) -> Result:  # fmt: skip
     if at is not None and want is not None:
         raise typer.BadParameter("--at and --want both choose the layer; give one of them", param_hint="--at")
+    if effective and pixel is not None:
+        raise typer.BadParameter("--effective measures the middle position", param_hint="--pixel")
+    if effective:
+        from dlkit.nn import effective as measured
+
+        return measured.answer(network, at, want, samples, seed)
     return receptive.answer(network, at, pixel, want)

@@ -63,3 +63,27 @@ class _Braille:
 
     def rows(self) -> list[str]:
         return ["".join(chr(0x2800 + cell) for cell in row) for row in self.cells]
+
+
+_SHADES = " ░▒▓█"
+
+
+def heat(values: Sequence[Sequence[float]], width: int, height: int = 24) -> str:
+    """A map of values of at least 0 as shades, the largest the darkest; a cell is twice as high as wide."""
+    rows, columns = len(values), len(values[0])
+    wide = min(width, max(2 * columns, 1))
+    high = max(1, min(height, round(wide * rows / columns / 2)))
+    wide = max(1, min(wide, round(2 * high * columns / rows))) if rows > 1 else wide
+    cells = [[_mean(values, _span(y, high, rows), _span(x, wide, columns)) for x in range(wide)] for y in range(high)]
+    top = max(map(max, cells)) or 1.0
+    last = len(_SHADES) - 1
+    return "\n".join("".join(_SHADES[min(last, math.ceil(cell / top * last - 0.25))] for cell in row) for row in cells)
+
+
+def _span(cell: int, cells: int, size: int) -> range:
+    start = cell * size // cells
+    return range(start, max(start + 1, (cell + 1) * size // cells))
+
+
+def _mean(values: Sequence[Sequence[float]], rows: range, columns: range) -> float:
+    return sum(values[y][x] for y in rows for x in columns) / (len(rows) * len(columns))

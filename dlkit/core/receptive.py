@@ -74,21 +74,35 @@ def answer(words: Sequence[str], at: str | None = None, pixel: str | None = None
     output positions sees.
     """
     walked = read(words)
+    index = locate(walked, at, want)
+    result = layers_up_to(walked, index)
+    if want is not None:
+        result.headline = "layer"
+    if pixel is not None:
+        _see(result, walked, index, pixel)
+    return result
+
+
+def locate(walked: Walk, at: str | None, want: str | None) -> int:
+    """The index of the layer that is asked for; DlkitError where it has no field."""
     index = _index(walked, at, want)
     if walked.fields[index] is None:
         raise _undefined(walked, index)
+    return index
+
+
+def layers_up_to(walked: Walk, index: int) -> Result:
+    """Every layer up to the one at `index`, whose field is the answer."""
     rows = [_row(walked, i) for i in range(index + 1)]
     columns = list(COLUMNS)
     if any(row["rf"] != row["rf_min"] for row in rows):
         columns.insert(3, SMALLEST)
     summary = {"input": walked.input and list(walked.input), **_summary(walked, index, rows[-1])}
-    result = Result(columns, rows, summary, "layer" if want else "size", FACTS)
+    result = Result(columns, rows, summary, "size", FACTS)
     if walked.input is None and any(getattr(step.layer, "padding", None) == "same-tf" for step in walked.steps):
         result.notes.append("same-tf depends on the input's size: its sides are taken as divisible by every stride")
     if len(rows) > LONG:
         result.overview = _overview(walked, rows)
-    if pixel is not None:
-        _see(result, walked, index, pixel)
     return result
 
 
