@@ -14,6 +14,7 @@ from dlkit.core import layers
 from dlkit.core.errors import DlkitError
 from dlkit.core.graph import SOURCE, Graph, Node
 from dlkit.core.layers import Layer, Shape, show
+from dlkit.core.sequence import CATALOGUE
 
 _LINE = re.compile(r"\s*(?:\((?P<name>[^()]*)\): )?(?:(?P<times>\d+) x )?(?P<kind>[A-Za-z_]\w*)\((?P<rest>.*)$")
 
@@ -27,6 +28,7 @@ _BARE = {
     "LayerNorm": ("normalized_shape",),
     "RMSNorm": ("normalized_shape",),
     "Embedding": ("num_embeddings", "embedding_dim"),
+    **dict.fromkeys(("LSTM", "GRU", "RNN"), ("input_size", "hidden_size")),
 }
 _CHANNELS = ("in_channels", "num_features", "num_channels")
 _OTHER_NAMES = {"SyncBatchNorm": "BatchNorm", "NonDynamicallyQuantizableLinear": "Linear", "Dropout1d": "Dropout"}
@@ -39,9 +41,6 @@ _RESHAPE = (
         "Fold",
         "Unfold",
         "Bilinear",
-        "LSTM",
-        "GRU",
-        "RNN",
         "EmbeddingBag",
     ),
     *("MultiheadAttention", "FractionalMaxPool2d", "MaxUnpool1d", "MaxUnpool2d", "MaxUnpool3d", "LPPool1d", "LPPool2d"),
@@ -157,10 +156,12 @@ def _family(kind: str) -> str:
 
 def _layer(printed: Printed) -> tuple[Layer, dict[str, Any]] | None:
     """The layer and all that was printed of it; None where the catalogue has no such class."""
-    kind = getattr(layers, _family(printed.kind), None)
-    if not (isinstance(kind, type) and issubclass(kind, Layer) and kind.names) or printed.kind in ("Sum", "Cat"):
+    kind = _kinds().get(_family(printed.kind))
+    if kind is None:
         return None
     values = _values(printed)
+    if values.get("proj_size"):
+        return None
     if "normalized_shape" in values:
         values["dims"] = len(values["normalized_shape"])
     if isinstance(values.get("scale_factor"), float | tuple):
@@ -170,6 +171,12 @@ def _layer(printed: Printed) -> tuple[Layer, dict[str, Any]] | None:
         return kind(**known), values
     except DlkitError:
         return None
+
+
+def _kinds() -> dict[str, type[Layer]]:
+    """The catalogue by torch's class names."""
+    ours = {kind.__name__: kind for kind in CATALOGUE.values() if not issubclass(kind, layers.Join)}
+    return ours | {"Embedding": ours["Embed"], "LSTM": ours["Lstm"], "GRU": ours["Gru"], "RNN": ours["Rnn"]}
 
 
 def _uniform(value: Any) -> Any:
@@ -215,7 +222,7 @@ class _Reader:
         if made is not None:
             self.append(printed, *made)
             return True
-        if printed.kind in _RESHAPE or _family(printed.kind) in layers.CATALOGUE or _is_layer(printed):
+        if printed.kind in _RESHAPE or _family(printed.kind) in _kinds():
             what = f"{printed.path or printed.kind} is a {printed.kind}, which the printed form does not say enough of"
             raise DlkitError(what, _HINT)
         if not printed.children and printed.kind not in ("", *_CONTAINERS):
@@ -236,6 +243,8 @@ class _Reader:
         wanted = next((values[name] for name in _CHANNELS if name in values), None)
         if wanted is not None and x[0] != wanted:
             raise self.misfit(printed, f"{wanted} channels", x)
+        if "input_size" in values and x[-1] != values["input_size"]:
+            raise self.misfit(printed, f"{values['input_size']} features", x)
         normal = values.get("normalized_shape")
         if normal is not None and tuple(x[-len(normal) :]) != tuple(normal):
             raise self.misfit(printed, show(normal), x)
@@ -285,9 +294,3 @@ class _Reader:
 
 
 _HINT = "a print does not say how its modules are wired; name the class itself, as in net.py:Net, and it is traced"
-
-
-def _is_layer(printed: Printed) -> bool:
-    """Whether a class is in the catalogue, though its arguments did not fit there."""
-    kind = getattr(layers, _family(printed.kind), None)
-    return isinstance(kind, type) and issubclass(kind, Layer) and bool(kind.names)

@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from dlkit.nn import counting
-from dlkit.nn.reach import Tracker
+from dlkit.nn.reach import Tracker, storage
 
 aten = torch.ops.aten
 _COPIES = {aten.clone, aten._unsafe_view, aten._to_copy, aten._reshape_copy, aten.copy_, aten.lift_fresh}
@@ -47,11 +47,6 @@ class Call:
                 yield from item.ops()
 
 
-def storage(tensor: torch.Tensor) -> int:
-    """What identifies a tensor's memory: views share it. Works on the meta device, where no address exists."""
-    return tensor.untyped_storage()._cdata
-
-
 def first_tensor(value: Any) -> torch.Tensor | None:
     """The first tensor in what a module returned: a tensor, or a tuple, list or dict of them."""
     return next((leaf for leaf in tree_leaves(value) if isinstance(leaf, torch.Tensor)), None)
@@ -82,7 +77,7 @@ class Recorder(TorchDispatchMode):
 
 def _known(func: Any) -> bool:
     packet = func._overloadpacket
-    return counting.counts(packet) or packet.__name__.startswith("upsample") or not func._can_decompose()
+    return counting.counts(packet) or "upsample" in packet.__name__ or not func._can_decompose()
 
 
 def on_one_device(args: Any, kwargs: Any) -> tuple[Any, Any]:
@@ -101,15 +96,17 @@ def on_one_device(args: Any, kwargs: Any) -> tuple[Any, Any]:
 class Functions(TorchFunctionMode):
     """Gathers the ops of one torch function (einsum, interpolate) under its name."""
 
-    def __init__(self, stack: list[Call]) -> None:
+    def __init__(self, stack: list[Call], tracker: Tracker) -> None:
         super().__init__()
-        self.stack = stack
+        self.stack, self.tracker = stack, tracker
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         call = Call(getattr(func, "__name__", str(func)), None)
         self.stack.append(call)
         out = func(*args, **(kwargs or {}))
         self.stack.pop()
+        if call.name == "rms_norm":
+            self.tracker.normalised(args[0], out)
         if call.items:
             self.stack[-1].items.append(call)
         return out
@@ -125,7 +122,7 @@ def recording(model: nn.Module, tracker: Tracker) -> Iterator[Call]:
             if module is not model:
                 for handle in _hooks(name, module, recorder.stack):
                     stack.callback(handle.remove)
-        with torch.no_grad(), Functions(recorder.stack), recorder:
+        with torch.no_grad(), Functions(recorder.stack, tracker), recorder:
             yield root
 
 

@@ -41,7 +41,7 @@ def table(words: list[str], dtype: str | None = None) -> Result:
 
 def result(traced: Traced) -> Result:
     """The rows and keys of convshape; the activation bytes besides."""
-    rows = [row(step, traced.input) for step in traced.steps]
+    rows = [{"input": list(traced.input), **row(step, traced.input)} for step in traced.steps]
     summary = {
         "input": list(traced.input),
         "output": list(traced.output),
@@ -72,7 +72,7 @@ def load(word: str) -> nn.Module:
     positional, named = read_arguments(arguments or "")
     with _users_code(f"{found['where']} cannot be imported", ExitCode.USAGE):
         home = _import(found["where"])
-    return _build(_member(home, found["where"], found["name"]), word.split("(")[0], positional, named)
+    return _build(_member(home, found["where"], found["name"]), f"{found['where']}:{found['name']}", positional, named)
 
 
 def _import(where: str) -> Any:
@@ -84,7 +84,8 @@ def _import(where: str) -> Any:
         except ModuleNotFoundError as failure:
             if failure.name and (where == failure.name or where.startswith(f"{failure.name}.")):
                 hint = "it is looked for in the current folder and among the installed packages"
-                raise DlkitError(f"there is no module {failure.name!r}", hint) from None
+                code = ExitCode.USAGE if "." in failure.name else ExitCode.NO_DEPENDENCY
+                raise DlkitError(f"there is no module {failure.name!r}", hint, code) from None
             raise
     path = Path(where)
     if not path.is_file():
@@ -113,14 +114,14 @@ def _build(found: Any, word: str, positional: list[Any], named: dict[str, Any]) 
             raise DlkitError(f"{word} is a module that is already built, and takes no arguments")
         return found
     if not callable(found):
-        raise DlkitError(f"{word} is a {type(found).__name__}, not an nn.Module or a function that returns one")
+        raise DlkitError(f"{word} is of type {type(found).__name__}, not an nn.Module or a function that returns one")
     if isinstance(found, type) and not issubclass(found, nn.Module):
         raise DlkitError(f"{word} is a class, but not an nn.Module")
     _check_arguments(found, word, positional, named)
     with _users_code(f"{word} cannot be built", ExitCode.USAGE):
         made = found(*positional, **named)
     if not isinstance(made, nn.Module):
-        raise DlkitError(f"{word} returned a {type(made).__name__}, not an nn.Module")
+        raise DlkitError(f"{word} returned {type(made).__name__}, not an nn.Module")
     return made
 
 
@@ -147,7 +148,7 @@ def read_arguments(text: str) -> tuple[list[Any], dict[str, Any]]:
     """Arguments as literals, `64,depth=3,act=relu,sizes=[1,2]`: a plain word is a string, 3x5 the tuple (3, 5)."""
     positional: list[Any] = []
     named: dict[str, Any] = {}
-    for part in re.findall(r"(?:[^,()\[\]{}'\"]|\([^()]*\)|\[[^\[\]]*\]|\{[^{}]*\}|'[^']*'|\"[^\"]*\")+", text):
+    for part in _split(text):
         key, equals, value = part.strip().partition("=")
         if equals and key.strip().isidentifier():
             if key.strip() in named:
@@ -158,6 +159,23 @@ def read_arguments(text: str) -> tuple[list[Any], dict[str, Any]]:
         else:
             positional.append(_literal(part.strip()))
     return positional, named
+
+
+def _split(text: str) -> Iterator[str]:
+    """The parts between the commas that stand outside of brackets and quotes."""
+    start, depth, quote = 0, 0, ""
+    for at, c in enumerate(text):
+        if quote:
+            quote = "" if c == quote else quote
+        elif c in "'\"":
+            quote = c
+        elif c == "," and depth == 0:
+            yield text[start:at]
+            start = at + 1
+        else:
+            depth += (c in "([{") - (c in ")]}")
+    if text.strip():
+        yield text[start:]
 
 
 def _literal(text: str) -> Any:

@@ -7,7 +7,8 @@ from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from dlkit.nn.events import on_one_device, storage
+from dlkit.nn.events import on_one_device
+from dlkit.nn.reach import storage
 
 _DRAWN = {torch.ops.aten.bernoulli_, torch.ops.aten.bernoulli}
 

@@ -37,6 +37,9 @@ class State(NamedTuple):
     mixed: frozenset[int] = frozenset()
 
 
+_FRESH = {f"{kind}_{tail}" for kind in ("zeros", "ones", "full", "empty", "rand", "randn") for tail in ("like",)} | {
+    f"new_{kind}" for kind in ("zeros", "ones", "full", "empty")
+}  # they take a shape, and no value
 _HERE = field.window(1, 1, 1, 0)
 
 
@@ -52,16 +55,21 @@ def axes_of(dims: Iterable[Dim]) -> set[int]:
 class Tracker:
     """The states of all tensors that depend on the input."""
 
-    def __init__(self, sample: torch.Tensor, spatial: bool) -> None:
-        """`sample` is N×C×…; `spatial` says whether its dimensions after the channels are axes to follow."""
-        self.rank = sample.dim() - 2 if spatial else 0
-        axes = tuple((Atom((axis,), sample.shape[2 + axis]),) for axis in range(self.rank))
+    def __init__(self, sample: torch.Tensor) -> None:
+        """`sample` is N×C×…, where the dimensions after the channels are the axes to follow, or tokens N×T."""
+        lead = 2 if sample.is_floating_point() else 1
+        self.rank = sample.dim() - lead
+        axes = tuple((Atom((axis,), sample.shape[lead + axis]),) for axis in range(self.rank))
         dims = (*plain(sample.shape[: sample.dim() - self.rank]), *axes)
         self._states: dict[int, tuple[torch.Tensor, State]] = {}
+        self._written: set[int] = set()  # memory that was changed through a view: what holds it is no longer known
         self.put(sample, State(dims, Verdict((INPUT,) * self.rank)))
 
     def get(self, tensor: Any) -> State | None:
         found = self._states.get(id(tensor))
+        if isinstance(tensor, torch.Tensor) and storage(tensor) in self._written:
+            whole = found and found[1].verdict.reach == WHOLE
+            return State(plain(tensor.shape), Verdict(WHOLE) if whole else Verdict(None, "a write into a part"))
         return found[1] if found and found[0] is tensor else None
 
     def verdict(self, tensor: torch.Tensor | None) -> Verdict:
@@ -75,16 +83,33 @@ class Tracker:
     def put(self, tensor: torch.Tensor, state: State) -> None:
         self._states[id(tensor)] = tensor, state  # the tensor is kept, so that its id stays its own
 
+    def normalised(self, before: Any, after: Any) -> None:
+        """The result of a normalisation that torch writes out in sums: its statistics are taken as given."""
+        state = self.get(before)
+        if state is not None and isinstance(after, torch.Tensor) and after.shape == before.shape:
+            self.put(after, state)
+
     def after(self, func: Any, args: Any, kwargs: Any, out: Any) -> None:
         """Work out the state of what `func` returned."""
         inputs = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
         known = [(tensor, state) for tensor in inputs if (state := self.get(tensor)) is not None]
-        if not known:
+        if not known or func._overloadpacket.__name__ in _FRESH:
             return
+        if func._schema.is_mutable and isinstance(out, torch.Tensor) and _is_part(out):
+            self._written.add(storage(out))
         call = Run(self, func, args, kwargs, known)
         for index, result in enumerate(tree_leaves(out)):
             if isinstance(result, torch.Tensor):
                 self.put(result, call.state(result, index))
+
+
+def storage(tensor: torch.Tensor) -> int:
+    """What identifies a tensor's memory: views share it. Works on the meta device, where no address exists."""
+    return tensor.untyped_storage()._cdata
+
+
+def _is_part(tensor: torch.Tensor) -> bool:
+    return tensor.numel() * tensor.element_size() < tensor.untyped_storage().nbytes()
 
 
 class Run:
@@ -111,7 +136,7 @@ class Run:
 
     def lost(self, out: torch.Tensor) -> State:
         """Nothing can be said: undefined, by the name of this op, unless everything was seen before."""
-        whole = self.before.verdict.reach == WHOLE
+        whole = self.before.verdict.reach == WHOLE or not self.tracker.rank
         verdict = self.before.verdict if whole else Verdict(None, self.name)
         same = len(out.shape) == len(self.before.dims) and tuple(out.shape) == tuple(self.x.shape)
         return State(self.before.dims if same else plain(out.shape), verdict, self.before.mixed)
@@ -125,7 +150,8 @@ class Run:
         seen = base.mixed | {axis for axis in axes_of(dims) if _covers(atoms, axis)}
         if len(seen) == self.tracker.rank:
             return State(tuple(plain(_sizes(kept))), Verdict(WHOLE), seen)
-        return State(tuple(kept), Verdict(None, self.name), seen)
+        verdict = base.verdict if base.verdict.reach is None else Verdict(None, self.name)
+        return State(tuple(kept), verdict, seen)
 
     def tap(self, taps: dict[int, Taps], dims: Sequence[Dim]) -> State:
         """The state after each axis is read by its own taps."""
@@ -256,6 +282,8 @@ def _same(run: Run, out: torch.Tensor, index: int) -> State | None:
 
 
 def _reduce(run: Run, out: torch.Tensor, index: int) -> State | None:
+    if out.shape == run.x.shape:  # a mean of one position
+        return run.before
     count = run.x.dim()
     asked = run.argument("dim")
     over = {d % count for d in (asked if isinstance(asked, (list, tuple)) else [asked])} if asked is not None else None
@@ -312,6 +340,11 @@ def _cat(run: Run, out: torch.Tensor, index: int) -> State | None:
     return State(tuple(dims), verdict, states[0].mixed)
 
 
+def _embedding(run: Run, out: torch.Tensor, index: int) -> State | None:
+    dims = (*run.before.dims, *plain(out.shape[-1:]))
+    return State(dims, *run.before[1:]) if run.x is run.argument("indices") else None
+
+
 # Views -----------------------------------------------------------------------------------------------
 
 
@@ -323,7 +356,7 @@ def _view(run: Run, out: torch.Tensor, index: int) -> State | None:
         dim: list[Atom] = []
         while queue and (room := size // prod(atom.size for atom in dim)) > 0:
             atom = queue[0]
-            if atom.size > 1 and room == 1:
+            if room == 1 and (atom.size > 1 or size > 1 or dim):  # axes of one position go with the next
                 break
             if room % atom.size == 0:
                 dim.append(queue.pop(0))
@@ -335,6 +368,8 @@ def _view(run: Run, out: torch.Tensor, index: int) -> State | None:
             else:
                 return None
         dims.append(tuple(dim) or plain([size])[0])
+    if queue and dims:
+        dims[-1] = (*dims[-1], *queue)
     broken = split and run.before.verdict.reach != WHOLE
     return State(tuple(dims), Verdict(None, "view") if broken else run.before.verdict, run.before.mixed)
 
@@ -422,9 +457,13 @@ RULES: dict[str, Rule] = {
          "_native_batch_norm_legit", "native_dropout", "_fused_rms_norm", "detach", "alias", "_prelu_kernel"), _same),
     **dict.fromkeys(("mean", "sum", "amax", "amin", "max", "min", "var", "var_mean", "std", "norm", "prod", "argmax",
                      "argmin", "logsumexp", "linalg_vector_norm", "any", "all"), _reduce),
+    **dict.fromkeys(
+        ("hardswish", "log_sigmoid_forward", "rrelu_with_noise", "masked_fill", "_to_copy", "tril", "triu"), elementwise
+    ),
     **dict.fromkeys(("_softmax", "_log_softmax", "_safe_softmax", "cumsum", "cumprod"), _along),
     **dict.fromkeys(("mm", "addmm", "bmm", "baddbmm", "mv", "_addmm_activation"), _product),
     "cat": _cat,
+    "embedding": _embedding,
     **dict.fromkeys(("view", "_unsafe_view", "_reshape_alias", "reshape", "squeeze"), _view),
     **dict.fromkeys(("permute", "transpose", "t"), _permute),
     "unsqueeze": _unsqueeze,

@@ -15,12 +15,12 @@ from torch import nn
 
 from dlkit.core.errors import DlkitError, ExitCode
 from dlkit.core.field import Reach, Verdict
-from dlkit.core.graph import Step
+from dlkit.core.graph import Step, totals
 from dlkit.core.layers import Layer, Shape
 from dlkit.core.printed import layer_of
-from dlkit.nn.events import Call, Op, first_tensor, recording, storage
+from dlkit.nn.events import Call, Op, first_tensor, recording
 from dlkit.nn.memory import saved_bytes
-from dlkit.nn.reach import Tracker
+from dlkit.nn.reach import Tracker, storage
 
 _BATCHES = 2, 3
 
@@ -41,9 +41,8 @@ class Traced(NamedTuple):
 
     @property
     def field(self) -> Reach:
-        """The receptive field of the last step that has a local one."""
-        local = [step.field for step in self.steps if isinstance(step.field, tuple) and step.field]
-        return local[-1] if local else None
+        """The receptive field of the last map."""
+        return totals(self.steps).field
 
 
 class Recorded(Layer):
@@ -77,12 +76,13 @@ def trace(module: nn.Module, input_shape: Shape, dtype: torch.dtype | None = Non
     `module` is moved to the meta device. dtype: the input's; unless given, that of the parameters, or int64 where the
     first layer is an embedding. What the module's own code raises passes through. Shared parameters count once.
     """
-    module = module.to("meta").eval()
+    module = _on_meta(module).eval()
     dtype = dtype or input_dtype(module)
     runs = [_run(module, _sample(batch, input_shape, dtype)) for batch in _BATCHES]
     (rows, output, uncounted), (more, larger, _) = runs
     if [row.name for row in rows] != [row.name for row in more]:
-        raise DlkitError("the module does other things for a batch of 3 than for one of 2", code=ExitCode.BAD_DATA)
+        what = "the module runs other parts for a batch of 3 than for one of 2"
+        raise DlkitError(what, "a forward that loops over the batch is not traced", ExitCode.BAD_DATA)
     steps = [_step(*pair) for pair in zip(rows, more, strict=True)]
     used = sum(row.params for row in rows)
     params = sum(p.numel() for p in module.parameters())
@@ -91,6 +91,19 @@ def trace(module: nn.Module, input_shape: Shape, dtype: torch.dtype | None = Non
     kept = saved_bytes(module, [_sample(batch, input_shape, dtype) for batch in _BATCHES])
     macs = sum(step.macs for step in steps)
     return Traced(input_shape, one_sample(output, larger), steps, params, macs, kept, uncounted)
+
+
+def _on_meta(module: nn.Module) -> nn.Module:
+    """`module` on the meta device, its shared parameters still shared: `to` alone makes two of them."""
+    names: dict[int, list[str]] = {}
+    for name, parameter in module.named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), []).append(name)
+    module = module.to("meta")
+    for first, *others in names.values():
+        for other in others:
+            owner, _, attribute = other.rpartition(".")
+            setattr(module.get_submodule(owner), attribute, module.get_parameter(first))
+    return module
 
 
 def input_dtype(module: nn.Module) -> torch.dtype:
@@ -147,12 +160,12 @@ def _made(name: str, layer: Recorded, output: Shape, params: int, macs: int, ver
 
 def _run(module: nn.Module, sample: torch.Tensor) -> tuple[list[_Row], tuple[int, ...], dict[str, int]]:
     """The rows of one forward pass, its output's shape, and the ops that were not counted."""
-    tracker = Tracker(sample, sample.is_floating_point())
+    tracker = Tracker(sample)
     with recording(module, tracker) as root:
         root.result = first_tensor(module(sample))
     if root.result is None:
         raise DlkitError("the module's forward returns no tensor", code=ExitCode.BAD_DATA)
-    rows = list(_Rows(module, tracker).of(root))
+    rows = list(_Rows(module, tracker, root.result).of(root))
     uncounted = Counter(op.name.strip("_") for op in root.ops() if op.macs is None and not op.moves)
     return rows, tuple(root.result.shape), dict(uncounted.most_common())
 
@@ -160,15 +173,16 @@ def _run(module: nn.Module, sample: torch.Tensor) -> tuple[list[_Row], tuple[int
 class _Rows:
     """A tree of calls as rows: a module without inner calls is one row, as is a function of any other module."""
 
-    def __init__(self, module: nn.Module, tracker: Tracker) -> None:
-        self.tracker = tracker
+    def __init__(self, module: nn.Module, tracker: Tracker, last: torch.Tensor) -> None:
+        self.tracker, self.last = tracker, last
         self.parameters = {storage(p): p.numel() for p in module.parameters()}
         self.names: Counter[str] = Counter()
 
     def of(self, call: Call) -> Iterator[_Row]:
         inner = [item for item in call.items if isinstance(item, Call) and item.module is not None]
-        if call.name and not inner:
-            yield self.row(call.name, _described(call.module), call, call.module)
+        if not inner and (call.name or type(call.module).__module__.startswith("torch.nn.")):
+            name = call.name or type(call.module).__name__.lower()
+            yield self.row(name, _described(call.module), call, call.module)
             return
         for item in call.items:
             if isinstance(item, Op):
@@ -180,8 +194,10 @@ class _Rows:
                 yield self.row(f"{call.name}.{name}" if call.name else name, name, item, None)
 
     def shows(self, call: Call) -> bool:
-        """Whether a function does more than move or prepare what does not depend on the input."""
-        return any(not op.moves and self.tracker.get(op.result) is not None for op in call.ops())
+        """Whether a function makes the output, or does more than move or prepare what does not depend on the input."""
+        ops = list(call.ops())
+        works = any(not op.moves and self.tracker.get(op.result) is not None for op in ops)
+        return works or ops[-1].result is self.last
 
     def row(self, name: str, text: str, call: Call, module: nn.Module | None) -> _Row:
         self.names[name] += 1
@@ -207,4 +223,5 @@ def _function(call: Call) -> str:
     """A torch function's name; an operator (`+`) goes by the op that it ran."""
     if not call.name.startswith("__"):
         return call.name.rstrip("_")
-    return next(op.name for op in call.ops() if not op.moves).strip("_")
+    ops = list(call.ops())
+    return next((op for op in ops if not op.moves), ops[-1]).name.strip("_")

@@ -1,10 +1,18 @@
 """Traced modules: what other tools count wrong, published networks, and the walk over the same graph."""
 
+import random
+
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from nn.test_build import Draw
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
+from dlkit.core.field import WHOLE
 from dlkit.core.graph import totals, walk
 from dlkit.core.layers import Shape
 from dlkit.core.spec import parse
@@ -141,7 +149,9 @@ PUBLISHED = {
 }
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow if n in ("resnet101", "googlenet") else ()) for n in PUBLISHED]
+)
 def test_torchvisions_published_numbers(torchvision, name):  # N-S015, N-S019
     from torchvision import models
 
@@ -151,3 +161,242 @@ def test_torchvisions_published_numbers(torchvision, name):  # N-S015, N-S019
     assert (traced.params, round(traced.macs / 1e9, 3), traced.output) == (params, gmacs, (1000,))
     if reach[0] is not None:
         assert [(axis.size, axis.stride, axis.padding) for axis in traced.field] == [tuple(reach)] * 2
+
+
+# Random modules ------------------------------------------------------------------------------------------
+
+
+def compare_with_the_walk(seed):
+    """Counts, output and every receptive field of a random network, built and traced, against its walk."""
+    shape, text = Draw(seed).net()
+    graph = parse(text).graph
+    steps = walk(graph, shape)
+    whole = totals(steps)
+    traced = trace(build(graph, shape), shape)
+    assert (traced.params, traced.macs, traced.output) == (whole.params, whole.macs, whole.output), text
+    seen = {step.name: step for step in traced.steps}
+    for step in steps:
+        # A flatten is not followed by the walk; the trace knows tokens that are the positions of a map.
+        if step.name in seen and not step.name.startswith("flatten"):
+            found = seen[step.name]
+            assert (found.output, found.params) == (step.output, step.params), (text, step.name)
+            assert found.field == step.field, (text, step.name, found.undefined)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**32))
+def test_random_networks_trace_as_they_walk(seed):
+    compare_with_the_walk(seed)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_a_thousand_random_networks_trace_as_they_walk():
+    for seed in range(1000):
+        compare_with_the_walk(seed)
+
+
+class Random(nn.Module):
+    """A forward drawn from a seed: modules, functions, products of all kinds, on a map or on a sequence."""
+
+    def __init__(self, seed):
+        super().__init__()
+        draw = random.Random(seed)
+        self.size, self.width = draw.randint(3, 8), 2 * draw.randint(1, 4)
+        self.plan = [draw.choice(self.SEQUENCE) for _ in range(draw.randint(1, 6))]
+        d, hidden = self.width, draw.randint(1, 9)
+        self.linear, self.weight = nn.Linear(d, d, bias=draw.random() < 0.5), nn.Parameter(torch.randn(d, hidden))
+        self.attention = nn.MultiheadAttention(d, draw.choice([1, 2]), batch_first=True)
+        self.norm, self.drop = nn.LayerNorm(d), nn.Dropout(0.1)
+        self.conv = nn.Conv1d(d, d, 3, padding=1, groups=draw.choice([1, 2]))
+        self.deconv = nn.ConvTranspose1d(d, d, 3, padding=1, groups=draw.choice([1, 2]))
+        self.recurrent = draw.choice([nn.LSTM, nn.GRU, nn.RNN])(d, d, batch_first=True)
+
+    SEQUENCE = (
+        *("linear", "einsum", "matmul", "attention", "sdpa", "norm", "conv", "deconv", "recurrent", "gate", "scores"),
+        *("fold", "residual"),
+    )
+
+    def forward(self, x):
+        for name in self.plan:
+            x = getattr(self, f"do_{name}")(x)
+        return x
+
+    def do_linear(self, x):
+        return F.gelu(self.linear(x))
+
+    def do_einsum(self, x):
+        return torch.einsum("btd,dh,eh->bte", x, self.weight, self.weight)
+
+    def do_matmul(self, x):
+        return x @ self.weight @ self.weight.T
+
+    def do_attention(self, x):
+        return x + self.attention(x, x, x, need_weights=False)[0]
+
+    def do_sdpa(self, x):
+        heads = x.unflatten(-1, (2, -1)).transpose(1, 2)
+        return F.scaled_dot_product_attention(heads, heads, heads).transpose(1, 2).flatten(2)
+
+    def do_norm(self, x):
+        return self.drop(self.norm(x))
+
+    def do_conv(self, x):
+        return self.conv(x.mT).mT
+
+    def do_deconv(self, x):
+        return self.deconv(x.mT).mT
+
+    def do_recurrent(self, x):
+        return self.recurrent(x)[0]
+
+    def do_gate(self, x):
+        return x * torch.sigmoid(x.mean(1, keepdim=True))
+
+    def do_scores(self, x):
+        return torch.bmm(torch.softmax(x @ x.mT, -1), x)
+
+    def do_fold(self, x):
+        return F.linear(x.flatten(0, 1), self.linear.weight).view_as(x)
+
+    def do_residual(self, x):
+        return x + self.norm(self.linear(x))
+
+
+def compare_with_the_counter(seed):
+    """FlopCounterMode is right on the CPU where attention is written out and recurrent layers are not fused."""
+    module = Random(seed)
+    shape = (module.size, module.width)
+    module.double()  # there is no fused recurrent layer for these
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        module.train()(torch.randn(1, *shape, dtype=torch.float64))
+    traced = trace(module, shape)
+    assert 2 * traced.macs == counter.get_total_flops(), module.plan
+    assert 2 * sum(step.macs for step in traced.steps) == counter.get_total_flops(), module.plan
+    assert traced.params == sum(p.numel() for p in module.parameters()) == sum(s.params for s in traced.steps)
+    assert traced.output == shape
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.integers(0, 2**32))
+def test_random_modules_count_as_torch_counts(seed):
+    compare_with_the_counter(seed)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_two_thousand_random_modules_count_as_torch_counts():
+    for seed in range(2000):
+        compare_with_the_counter(seed)
+
+
+# Receptive fields of functions, against what a gradient reaches ----------------------------------------------
+
+REACHES = {
+    "slices": lambda x: x[..., 2::3, 1:-1],
+    "pads": lambda x: F.avg_pool2d(F.pad(x, (2, 1, 0, 1)), 3, 2),
+    "reflection": lambda x: F.avg_pool2d(F.pad(x, (1, 1, 1, 1), mode="reflect"), 3),
+    "halves of the channels": lambda x: torch.cat([F.avg_pool2d(h, 3, 1, 1) for h in x.chunk(2, 1)], 1),
+    "channels last": lambda x: F.avg_pool2d(x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2), 2) * 2,
+    "tokens and back": lambda x: F.avg_pool2d(x.flatten(2).transpose(1, 2).mT.unflatten(2, x.shape[2:]), 3),
+    "gate of the channels": lambda x: F.avg_pool2d(x, 3) * F.softmax(x.mean(1, keepdim=True)[..., ::3, ::3], 1),
+    "normalised by hand": lambda x: F.avg_pool2d(x / x.pow(2).mean(1, keepdim=True).sqrt(), 2),
+    "resized": lambda x: F.interpolate(F.avg_pool2d(x, 3, 2, 1), scale_factor=2.0),
+}
+
+
+@pytest.mark.parametrize("name", REACHES)
+def test_functions_reach_as_far_as_gradients(name):  # N-S019, N-S021
+    run, side = REACHES[name], 24
+    traced = trace(Function(run), (4, side, side))
+    x = torch.rand(1, 4, side, side, dtype=torch.float64).add(1).requires_grad_()
+    y = run(x)
+    assert isinstance(traced.field, tuple)
+    for at in range(2, min(y.shape[-2:]) - 2):
+        (slope,) = torch.autograd.grad(y[0, :, at, at].sum(), x, retain_graph=True)
+        touched = slope.abs().sum((0, 1)) > 0
+        for axis in (0, 1):
+            hit = touched.any(1 - axis).nonzero().flatten()
+            assert traced.field[axis].interval(at) == (int(hit.min()), int(hit.max())), axis
+
+
+@pytest.mark.parametrize(
+    ("run", "why"),
+    [
+        (lambda x: x.flip(-1), "flip"),
+        (lambda x: x.roll(1, -1), "roll"),
+        (lambda x: torch.cat([x, x], -1), "cat along the positions"),
+        (lambda x: x.unflatten(-1, (2, -1)).mean(-1), "view"),
+        (lambda x: x.mean(-1, keepdim=True) + x, "mean"),
+        (lambda x: x[..., 3], "select"),
+        (lambda x: F.pixel_shuffle(x, 2), "pixel_shuffle"),
+    ],
+)
+def test_what_cannot_be_said_is_not_said(run, why):
+    (*_, last) = trace(Function(run), (4, 8, 8)).steps
+    assert last.field is None and why in last.undefined
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        lambda x: x.mean((2, 3)),
+        lambda x: x.mean(2).mean(2),
+        lambda x: x * x.mean((2, 3), keepdim=True),
+        lambda x: x.flatten(1) @ torch.ones(4 * 64, 3, device=x.device),
+        lambda x: torch.softmax(x.flatten(2).mT @ x.flatten(2), -1) @ x.flatten(2).mT,
+        lambda x: F.adaptive_avg_pool2d(x.unflatten(-1, (2, -1)).flatten(-2).roll(1, -1), 1),
+    ],
+)
+def test_what_sees_everything(run):
+    assert trace(Function(run), (4, 8, 8)).steps[-1].field == WHOLE
+
+
+# Activation bytes -----------------------------------------------------------------------------------------
+
+
+class Layer(nn.Module):
+    """One transformer layer as Korthikanti et al. 2022 write it: what is kept for the backward pass, to the byte."""
+
+    def __init__(self, width, heads):
+        super().__init__()
+        self.heads = heads
+        self.norms = nn.ModuleList([nn.LayerNorm(width), nn.LayerNorm(width)])
+        self.queries, self.keys, self.values, self.out = (nn.Linear(width, width) for _ in range(4))
+        self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+
+    def forward(self, x):
+        y = self.norms[0](x)
+        q, k, v = (f(y).unflatten(-1, (self.heads, -1)).transpose(1, 2) for f in (self.queries, self.keys, self.values))
+        shares = torch.softmax(q @ k.mT, -1)
+        y = (F.dropout(shares, 0.1, self.training) @ v).transpose(1, 2).flatten(2)
+        x = x + F.dropout(self.out(y), 0.1, self.training)
+        return x + F.dropout(self.down(F.gelu(self.up(self.norms[1](x)))), 0.1, self.training)
+
+
+@pytest.mark.parametrize(("s", "h", "a"), [(16, 32, 4), (48, 24, 3)])
+def test_activation_bytes_of_a_transformer_layer(s, h, a):
+    """sbh(34 + 5as/h) in 16-bit numbers, and each norm's mean and deviation of a row, of 4 bytes."""
+    module = Layer(h, a).to(torch.bfloat16)
+    assert trace(module, (s, h)).activation_bytes == s * h * 34 + 5 * a * s * s + 2 * 2 * s * 4
+
+
+def test_activation_bytes_by_hand():
+    module = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout(0.5))
+    x, y = 3 * 8 * 8 * 4, 8 * 6 * 6 * 4
+    # kept: the input, what batch norm takes and ReLU returns, a mask of one byte, and the statistics of 8 channels
+    assert trace(module, (3, 8, 8)).activation_bytes == x + 2 * y + 8 * 6 * 6 + 2 * 8 * 4
+
+
+def test_a_module_that_cannot_train_has_no_activation_bytes():
+    class Frozen(nn.Linear):
+        def train(self, mode=True):
+            self.frozen = mode
+            return super().train(mode)
+
+        def forward(self, x):
+            if self.frozen:
+                raise RuntimeError("this one only predicts")
+            return super().forward(x)
+
+    assert trace(Frozen(3, 4), (3,)).activation_bytes is None
