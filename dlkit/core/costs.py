@@ -40,6 +40,14 @@ FACTS = [
 ]
 
 
+_SAME = {"active_params": "params", "hfu": "mfu"}
+
+
+def _facts(summary: dict[str, Any]) -> list[Column]:
+    """The facts worth a reader's eye: not the same number under two names."""
+    return [fact for fact in FACTS if fact.name not in _SAME or summary[fact.name] != summary[_SAME[fact.name]]]
+
+
 class Amount(NamedTuple):
     """How much is trained on: tokens (a number, or "optimal" by `approach`), or samples; times epochs."""
 
@@ -91,7 +99,7 @@ def answer(words: Sequence[str], amount: Amount, how: Counting, convention: str,
     summary |= job.estimate(forward + backward, again, tokens or _positions(count), known)
     rows = [_row(part, scale, count.forward_only, sum(whole[3:])) for part in count.parts if any(part[1:])]
     headline = "train_flops" if known else "forward_flops"
-    return Result(PARTS, rows, summary, headline, FACTS, notes=[note] if note else [])
+    return Result(PARTS, rows, summary, headline, _facts(summary), notes=[note] if note else [])
 
 
 def counted(given: int | Walked, how: Counting, convention: str) -> tuple[Count, str]:
@@ -187,9 +195,8 @@ SIZES = [
     Column("approach"),
     Column("params", "si"),
     Column("tokens", "si"),
-    Column("tokens_per_param", "float"),
-    Column("loss", "float"),
-    Column("coefficients"),
+    Column("tokens_per_param", "float", "tokens a parameter"),
+    Column("loss", "float", "fitted loss"),
     Column("source"),
 ]
 
@@ -225,4 +232,4 @@ def sizes(budget: str, approach: str, job: Job) -> Result:
         }
         for size in found
     ]
-    return Result(SIZES, rows, summary, "params", FACTS, notes=notes)
+    return Result(SIZES, rows, summary, "params", _facts(summary), notes=notes)

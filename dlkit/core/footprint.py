@@ -9,7 +9,6 @@ communication buffers, fragmentation, and the loss.
 """
 
 from collections.abc import Sequence
-from fractions import Fraction
 from math import prod
 from typing import NamedTuple
 
@@ -23,12 +22,13 @@ from dlkit.core.saved import Kept, activations, blocks
 OPTIMIZERS = {"sgd": 0, "momentum": 1, "lion": 1, "adam": 2, "adamw": 2}
 """States of one number a parameter, in fp32; adam8bit, adafactor and muon have rules of their own."""
 
+_BIT = 512
 QUANTIZED = {
-    "int8": Fraction(8),
-    "nf4": 4 + Fraction(32, 64),  # a 32-bit constant for each block of 64
-    "nf4-double": 4 + Fraction(8, 64) + Fraction(32, 64 * 256),  # 8-bit constants, and 32 bits for 256 of those
+    "int8": 8 * _BIT,
+    "nf4": 4 * _BIT + 32 * _BIT // 64,  # a 32-bit constant for each block of 64
+    "nf4-double": 4 * _BIT + 8 * _BIT // 64 + 32 * _BIT // (64 * 256),  # 8-bit constants, and 32 bits for 256 of those
 }
-"""Bits a parameter."""
+"""A parameter's size in 512ths of a bit."""
 
 
 class Plan(NamedTuple):
@@ -117,7 +117,7 @@ def _trained(prefix: str, params: int, steps: Sequence[Step] | None, plan: Plan)
 def _sharded(total: int, plan: Plan, partitioned: bool) -> int:
     """Bytes on one GPU of what model parallelism divides, and ZeRO too where it is partitioned."""
     ranks = plan.tensor * plan.pipeline * (plan.data_parallel if partitioned else 1)
-    return -(-total // ranks)
+    return _ceil(total, ranks)
 
 
 def _optimizer(name: str, params: int, steps: Sequence[Step] | None, width: int) -> int | None:
@@ -125,7 +125,7 @@ def _optimizer(name: str, params: int, steps: Sequence[Step] | None, width: int)
     if name in OPTIMIZERS:
         return OPTIMIZERS[name] * width * params
     if name == "adam8bit":
-        return 2 * (params + 4 * -(-params // 2048))
+        return 2 * (params + 4 * _ceil(params, 2048))
     if steps is None:
         return None
     found = [(step.op, matrix) for step in steps for matrix in matrices(step)]
@@ -146,7 +146,7 @@ def _stored(model: Walked, plan: Plan) -> int:
 
 
 def _bits(params: int, quantize: str) -> int:
-    return -(-QUANTIZED[quantize] * params // 8)
+    return _ceil(QUANTIZED[quantize] * params, 8 * _BIT)
 
 
 # Activations ---------------------------------------------------------------------------------------
@@ -157,11 +157,15 @@ def _activations(model: int | Walked, plan: Plan) -> list[Part]:
     kept = None if isinstance(model, int) else activations(model.steps, plan.attention == "flash")
     if isinstance(model, int) or kept is None or kept.unknown:
         return [Part("activations", None)]
-    batches = Fraction(plan.batch * min(plan.pipeline, plan.accumulate), plan.pipeline)
+    flight = plan.batch * min(plan.pipeline, plan.accumulate)
     tensors = [_stream(size, plan) for size in kept.stream]
     own = [_own(one, plan) for one in kept.kept]
+
+    def held(shares: int) -> int:
+        return _ceil(shares * flight, plan.tensor * plan.pipeline)
+
     if plan.checkpoint != "full":
-        return [Part("activations", _ceil((sum(tensors) + sum(own)) * batches))]
+        return [Part("activations", held(sum(tensors) + sum(own)))]
     divided = blocks(model.steps)
     if not divided:
         raise DlkitError("--checkpoint full needs blocks: attention layers, or branches that join in sum(…) or cat(…)")
@@ -170,27 +174,31 @@ def _activations(model: int | Walked, plan: Plan) -> list[Part]:
     outside = sum(tensors[:first]) + sum(own[:first]) + sum(tensors[end:]) + sum(own[end:])
     largest = max(sum(tensors[start + 1 : stop]) + sum(own[start:stop]) for start, stop in divided)
     return [
-        Part("block inputs", _ceil(inputs * batches)),
-        Part("activations outside blocks", _ceil(outside * batches)),
-        Part("block being recomputed", _ceil(largest * plan.batch)),
+        Part("block inputs", held(inputs)),
+        Part("activations outside blocks", held(outside)),
+        Part("block being recomputed", _ceil(largest * plan.batch, plan.tensor)),
     ]
 
 
-def _stream(elements: int, plan: Plan) -> Fraction:
-    """A tensor between layers: every tensor-parallel rank has it whole, unless sequence parallelism splits it."""
-    return Fraction(plan.width * elements, plan.tensor if plan.sequence_parallel else 1)
+def _stream(elements: int, plan: Plan) -> int:
+    """Bytes of a tensor between layers, times the tensor-parallel ranks: each has it whole, unless --sp splits it."""
+    return plan.width * elements * _copies(plan)
 
 
-def _own(kept: Kept, plan: Plan) -> Fraction:
-    """What a layer keeps inside: split by tensor parallelism; scores only where nothing recomputes them."""
+def _own(kept: Kept, plan: Plan) -> int:
+    """Bytes that a layer keeps inside, all ranks together; scores only where nothing recomputes them."""
     inner = plan.width * kept.inner + kept.inner_bytes
     if plan.checkpoint != "selective":
         inner += plan.width * kept.scores + kept.score_bytes
-    return Fraction(inner, plan.tensor) + Fraction(kept.stream_bytes, plan.tensor if plan.sequence_parallel else 1)
+    return inner + kept.stream_bytes * _copies(plan)
 
 
-def _ceil(value: Fraction | int) -> int:
-    return -(-value // 1)
+def _copies(plan: Plan) -> int:
+    return 1 if plan.sequence_parallel else plan.tensor
+
+
+def _ceil(value: int, by: int) -> int:
+    return -(-value // by)
 
 
 # Inference -----------------------------------------------------------------------------------------
@@ -201,11 +209,11 @@ def _serving(model: int | Walked, plan: Plan) -> list[Part]:
     ranks = plan.tensor * plan.pipeline
     if isinstance(model, int):
         total = _bits(model, plan.quantize) if plan.quantize else plan.width * model
-        return [Part("weights", -(-total // ranks)), Part("KV cache", None), Part("activations", None)]
-    parts = [Part("weights", -(-_stored(model, plan) // ranks))]
+        return [Part("weights", _ceil(total, ranks)), Part("KV cache", None), Part("activations", None)]
+    parts = [Part("weights", _ceil(_stored(model, plan), ranks))]
     cache = plan.width * plan.batch * cache_elements(model.steps)
     if cache:
-        parts.append(Part("KV cache", -(-cache // ranks)))
+        parts.append(Part("KV cache", _ceil(cache, ranks)))
     return [*parts, Part("activations", plan.width * plan.batch * _widest(model.steps))]
 
 

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 from dlkit.core import hardware, model, units
 from dlkit.core.errors import DlkitError
 from dlkit.core.footprint import Part, Plan, parts
+from dlkit.core.matrices import Lora
 from dlkit.core.model import Walked
 from dlkit.core.result import Column, Result
 from dlkit.core.saved import activations
@@ -20,8 +21,7 @@ FACTS = [
     Column("batch", "int", "micro-batch"),
     Column("global_batch", "int"),
     Column("context", "int"),
-    Column("largest_batch", "int", "largest micro-batch"),
-    Column("best_lever", "text", "what saves most"),
+    Column("largest_batch", "int", "largest micro-batch that fits"),
 ]
 LARGEST_BATCH = 10**9
 
@@ -154,20 +154,27 @@ def largest_batch(given: int | Walked, plan: Plan, capacity: int) -> int:
 def levers(given: int | Walked, plan: Plan) -> dict[str, int]:
     """What other settings would save on each GPU, most first."""
     now = sum(part.bytes or 0 for part in parts(given, plan))
-    tried: dict[str, Plan] = {}
-    if not plan.inference:
-        tried |= {f"--checkpoint {level}": plan._replace(checkpoint=level) for level in ("selective", "full")}
-        tried |= {"--attention flash": plan._replace(attention="flash")}
-        tried |= {"--optimizer adam8bit": plan._replace(optimizer="adam8bit")}
-        tried |= {f"--zero {stage}": plan._replace(zero=stage) for stage in range(plan.zero + 1, 4)}
-        tried |= {"--precision bf16": plan._replace(precision="bf16")} if plan.precision == "fp32" else {}
-    else:
-        tried |= {f"--quantize {kind}": plan._replace(quantize=kind) for kind in ("int8", "nf4-double")}
-    if plan.batch > 1:
-        half = plan.batch // 2
-        tried[f"--batch {half}"] = plan._replace(batch=half)
-    saved = {name: now - _total(given, other) for name, other in tried.items()}
+    saved = {name: now - _total(given, other) for name, other in _alternatives(plan).items()}
     return dict(sorted(((name, by) for name, by in saved.items() if by > 0), key=lambda item: -item[1]))
+
+
+def _alternatives(plan: Plan) -> dict[str, Plan]:
+    """The settings worth trying, one at a time."""
+    tried: dict[str, dict[str, Any]] = {}
+    if plan.inference:
+        tried |= {f"--quantize {kind}": {"quantize": kind} for kind in ("int8", "nf4-double")}
+    else:
+        tried |= {f"--checkpoint {level}": {"checkpoint": level} for level in ("selective", "full")}
+        tried |= {f"--zero {stage}": {"zero": stage} for stage in range(plan.zero + 1, 4)}
+        tried |= {"--attention flash": {"attention": "flash"}, "--optimizer adam8bit": {"optimizer": "adam8bit"}}
+        tried["--lora r=16,targets=q,v"] = {"lora": plan.lora or Lora(16, ("q", "v"))}
+    if plan.precision == "fp32":
+        tried["--precision bf16"] = {"precision": "bf16"}
+    if plan.gpus == 1 and not plan.inference:
+        tried["--gpus 8 --zero 3"] = {"gpus": 8, "zero": 3}
+    if plan.batch > 1:
+        tried[f"--batch {plan.batch // 2}"] = {"batch": plan.batch // 2}
+    return {name: plan._replace(**changes) for name, changes in tried.items()}
 
 
 def _total(given: int | Walked, plan: Plan) -> int:

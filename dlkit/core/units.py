@@ -20,12 +20,12 @@ _BYTES = {
     **{f"{prefix}b": 1000**i for i, prefix in enumerate(("", "k", "m", "g", "t", "p"))},
     **{f"{prefix}ib": 1024**i for i, prefix in enumerate(("", "k", "m", "g", "t", "p")) if i},
 }
-_NUMBER = re.compile(r"([0-9]{1,40})?(?:\.([0-9]{0,40}))?(?:e([+-]?[0-9]{1,2})(?![a-z]))?[ ]?([a-z]*)", re.IGNORECASE)
+_NUMBER = r"([0-9]{1,40})?(?:\.([0-9]{0,40}))?(?:[eE]([+-]?[0-9]{1,2})(?![a-zA-Z]))?[ ]?([a-zA-Z]*)"
 
 
 def _decimal(text: str) -> tuple[int, int, str]:
     """`text` as digits · 10^exponent and its suffix in lower case; ValueError where it is no number."""
-    found = _NUMBER.fullmatch(text.strip())
+    found = re.fullmatch(_NUMBER, text.strip())  # compiled when asked for: every command imports this
     if not found or not (found[1] or found[2]):
         raise ValueError(text)
     whole, fraction, exponent, suffix = found.groups(default="")

@@ -293,10 +293,11 @@ def test_where_nothing_fits():
 
 
 def test_levers_save_what_they_say():
-    given, plan = model.read(["gpt2"], None, "memory"), Plan(batch=64, gpus=8)
+    given, plan = model.read(["gpt2"], None, "memory"), Plan(batch=64, gpus=8, precision="fp32")
     now = sum(p.bytes for p in parts(given, plan))
     found = levers(given, plan)
     assert next(iter(found)) == "--checkpoint full" and list(found.values()) == sorted(found.values(), reverse=True)
+    assert {"--precision bf16", "--lora r=16,targets=q,v", "--batch 32", "--zero 1"} <= set(found)
     assert now - found["--zero 3"] == sum(p.bytes for p in parts(given, plan._replace(zero=3)))
 
 

@@ -57,6 +57,35 @@ def test_forward_and_backward(text):  # N-S022 N-S023 N-S024
     assert (whole.forward, whole.backward) == torch_flops(net.graph, net.input)
 
 
+@pytest.mark.parametrize("seed", range(60))
+def test_random_networks(seed):
+    """Convolutions, branches and dense layers in any order; groups left out, whose weight gradient torch overcounts."""
+    choose = random.Random(seed)
+    words = [
+        "conv:4,k3,p1",
+        "conv:4,k1,bias=0",
+        "convt:4,k3,p1",
+        "relu",
+        "gn:2",
+        "sigmoid",
+        "conv:4,k3,p2,d2",
+        "dropout:0.1",
+    ]
+
+    def chain(count):
+        return " ".join(choose.choice(words) for _ in range(count))
+
+    join = choose.choice(["sum", "cat"])
+    text = (
+        f"4x9x9 {chain(2)} {join}({chain(2)} | {chain(choose.randrange(3))}) {chain(2)} flatten linear:8 relu linear:3"
+    )
+    net, steps = steps_of(text)
+    learned = [step.name for step in steps if step.params]
+    frozen = choose.sample(learned, choose.randrange(len(learned)))
+    whole = exact(steps, None, Counting(freeze=tuple(frozen))).total()
+    assert (whole.forward, whole.backward) == torch_flops(net.graph, net.input, frozen)
+
+
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("text", [NETWORKS[-2], "8 linear:8 relu linear:8 relu linear:8 relu linear:2"])
 def test_frozen_layers(text, seed):
