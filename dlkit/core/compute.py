@@ -155,11 +155,13 @@ def products(layer: Attention | WindowAttention, x: Shape, skip_masked: bool) ->
     return full * seen // (length * keys)
 
 
-def _frozen(steps: Sequence[Step], patterns: Iterable[str]) -> set[int]:
+def _frozen(steps: Sequence[Step], patterns: Sequence[str]) -> set[int]:
     """The steps whose name (conv1) or op (conv) matches a pattern; DlkitError for one that matches none."""
+    found: set[int] = set()
+    if not patterns:
+        return found
     from fnmatch import fnmatchcase
 
-    found: set[int] = set()
     for pattern in patterns:
         hits = {i for i, step in enumerate(steps) if fnmatchcase(step.name, pattern) or step.op == pattern}
         if not hits:

@@ -17,7 +17,7 @@ FACTS = [
     Column("per_gpu_gb", "text", "which is"),
     Column("total_bytes", "bytes", "all GPUs"),
     Column("params", "int"),
-    Column("bytes_per_param", "text", "bytes a parameter"),
+    Column("bytes_per_param", "text", "convention"),
     Column("batch", "int", "micro-batch"),
     Column("global_batch", "int"),
     Column("context", "int"),
@@ -120,6 +120,11 @@ def _notes(given: int | Walked, plan: Plan, found: list[Part], summary: dict[str
         notes.append(f"not in the sum: {', '.join(missing)}, unknown here because {_why(given)}")
     if plan.zero and plan.data_parallel == 1:
         notes.append(f"--zero {plan.zero} partitions over data-parallel ranks, and there is one: say how many --gpus")
+    if plan.pipeline > plan.accumulate and not plan.inference:
+        notes.append(
+            f"{plan.accumulate} micro-batches do not fill {plan.pipeline} pipeline stages: "
+            f"from --accumulate {plan.pipeline} on the first stage holds that many"
+        )
     if summary["largest_batch"] == 0:
         short = units.binary(summary["per_gpu_bytes"] - summary["capacity_bytes"])
         notes.append(f"not even one sample fits: {short} too much for {summary['fit']} less its reserve")

@@ -51,7 +51,7 @@ _LAWS = (
     _line("1", 1.0077, 20.15, "Hoffmann et al. 2022, table 3"),
     _line("2", 1.0411, 19.96, "Hoffmann et al. 2022, table A3"),
     _fit("3", 1.693, 406.4, 410.7, 0.3392, 0.2849, "Hoffmann et al. 2022, unrounded"),
-    _fit("3-rounded", 1.69, 406.4, 410.7, 0.34, 0.28, "Hoffmann et al. 2022, equation 10"),
+    _fit("3-rounded", 1.69, 406.4, 410.7, 0.34, 0.28, "Hoffmann et al. 2022, eq. 10"),
     _fit("refit", 1.8172, 482.01, 2085.43, 0.3478, 0.3658, "Besiroglu et al. 2024"),
 )
 

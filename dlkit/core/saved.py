@@ -2,7 +2,9 @@
 
 A tensor that two layers save counts once. Inside attention and feed-forward layers the counts are Korthikanti et al.
 2022 (arXiv 2205.05198): with dropout and attention written out, a GPT layer keeps sbh(34 + 5as/h) bytes at 16 bits.
-Masks of dropout are one byte an element, indices of max pooling eight, statistics of norms four.
+Masks of dropout are one byte an element, indices of max pooling eight, statistics of norms four; those of batch norm,
+eight bytes a channel whatever the batch, are left out. Experts are counted as gathering and returning `top` copies of
+each position; norms as fused kernels, which keep their input.
 """
 
 from collections.abc import Sequence

@@ -1,5 +1,6 @@
 """`memory` against published figures: ZeRO, Megatron's activations, KV caches, LoRA and QLoRA, Adafactor's rows."""
 
+import time
 from itertools import pairwise
 
 import pytest
@@ -185,7 +186,9 @@ def test_notes_say_what_is_missing():
     assert "the layers of a network" in memory.answer(["7B"], Plan(), None, Room()).notes[0]
     assert "swinattn, patchmerge" in memory.answer(["swin_t"], Plan(), None, Room()).notes[0]
     assert "--gpus" in memory.answer(["7B"], Plan(zero=2), None, Room()).notes[1]
+    assert "--accumulate 4" in memory.answer(["gpt2"], Plan(gpus=4, pipeline=4), None, Room()).notes[0]
     assert memory.answer(["gpt2"], Plan(), None, Room()).notes == []
+    assert memory.answer(["gpt2"], Plan(gpus=4, pipeline=4, accumulate=8), None, Room()).notes == []
 
 
 def test_unknown_is_none():
@@ -310,3 +313,11 @@ def test_rooms():
             _ = Room(text).bytes
     with pytest.raises(DlkitError, match="bare number of parameters has no activations"):
         memory.answer(["7B"], Plan(), None, Room("h100"))
+
+
+def test_ten_thousand_layers_in_linear_time():
+    text = "8x8x8 5000*(sum(conv:8,k3,p1 | ) relu)"
+    given = model.read([text], None, "memory")
+    start = time.process_time()
+    parts(given, Plan(checkpoint="full"))
+    assert time.process_time() - start < 1
