@@ -2,7 +2,7 @@
 
 from math import prod
 
-from dlkit.core import layers
+from dlkit.core import explain_sequence, layers
 from dlkit.core.graph import Step
 from dlkit.core.layers import AXES, Conv, ConvTranspose, Linear, Pool, Window
 
@@ -71,7 +71,7 @@ def _params(step: Step) -> str:
         return f"params {layer.out_features}·({x[-1]}{' + 1' if layer.bias else ''}) = {step.params}"
     if isinstance(layer, layers.BatchNorm | layers.InstanceNorm | layers.GroupNorm):
         return f"params 2·{x[0]} = {step.params}"
-    return f"params {step.params}"
+    return _named("params", explain_sequence.params(step), step.params)
 
 
 def _kernel(step: Step) -> str:
@@ -93,4 +93,8 @@ def _macs(step: Step) -> str:
         return f"MACs {_kernel(step)}·{positions} = {step.macs}"
     if isinstance(layer, Linear):
         return f"MACs {x[-1]}·{prod(y)} = {step.macs}"
-    return f"MACs {step.macs}"
+    return _named("MACs", explain_sequence.macs(step), step.macs)
+
+
+def _named(what: str, formula: str, value: int) -> str:
+    return f"{what} {formula} = {value}" if formula else f"{what} {value}"

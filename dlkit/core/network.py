@@ -109,7 +109,7 @@ def for_data(words: Sequence[str], outputs: int) -> spec.Network:
 
     A bare name from the zoo, whose own input is only its usual one, also gets the number of outputs that is needed.
     """
-    if len(words) == 1 and words[0] in zoo.names():
+    if len(words) == 1 and words[0] in zoo.names() and "classes" in zoo.info(words[0]).options:
         words = [f"{words[0]}:classes={outputs}"]
     network = read(words)
     named = words[0].partition(":")[0] in zoo.names()

@@ -176,7 +176,7 @@ class Attention(nn.Module):
         layer = self.layer
         q, k, v = self._split(self.q(x)), self._split(self.k(memory)), self._split(self.v(memory))
         if self.q_norm is not None and self.k_norm is not None:
-            q, k = self.q_norm(q), self.k_norm(k)
+            q, k = _normed(self.q_norm, q), _normed(self.k_norm, k)
         if layer.rope:
             q, k = rotate(q, layer.theta), rotate(k, layer.theta)
         mask = self._mask(x)
@@ -207,6 +207,11 @@ class Attention(nn.Module):
         if table is None:
             return kept
         return table(length).masked_fill(~kept, float("-inf")).to(x.dtype)
+
+
+def _normed(norm: nn.RMSNorm, x: Tensor) -> Tensor:
+    """`norm` in its own precision: under autocast queries and keys come in half, and its fused form refuses a mix."""
+    return norm(x.to(norm.weight.dtype)).to(x.dtype)
 
 
 def _owns_table(layer: sequence.Attention) -> bool:
@@ -264,7 +269,7 @@ class Moe(nn.Module):
         out = torch.zeros_like(flat)
         for i, expert in enumerate(self.experts):
             row, rank = (chosen == i).nonzero(as_tuple=True)
-            out.index_add_(0, row, expert(flat[row]) * weights[row, rank, None])
+            out.index_add_(0, row, (expert(flat[row]) * weights[row, rank, None]).to(out.dtype))
         return out.view_as(x)
 
 

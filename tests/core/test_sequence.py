@@ -6,7 +6,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from dlkit.core import layers, zoo
+from dlkit.core import explain, explain_sequence, layers, zoo
 from dlkit.core.arguments import Choice, Flag, Real, Whole
 from dlkit.core.errors import DlkitError
 from dlkit.core.field import WHOLE
@@ -166,6 +166,30 @@ def test_numbers_are_python_integers():
     for step in steps_of("mixtral-8x7b") + steps_of("t5-small") + steps_of("swin_t"):
         numbers = (*step.output, step.params, step.macs, step.activations, step.active_params)
         assert all(type(n) is int for n in numbers)
+
+
+EXPLAINED = [
+    "9 embed:50,8 pos:20 segments:3 sum(ln attn:4,kv=2,causal=1,w5,qk_norm=1 | ) lmhead:50,tie=1,bias=1",
+    "9x8 attn:2,relative=8,out_bias=0 attn:2,relative=8,tie=1,bias=0 mlp:5 mlp:7,bias=0 gmlp:5 gmlp:3,bias=1 pos",
+    "9x8 crossattn:2,5,kv=1,dim=3 moe:4,6 moe:4,6,top=1,gated=0 lmhead:7",
+    "9x8 lstm:6 gru:4,l3,bidirectional=1 rnn:5,bias=0 lmhead:7,bias=1",
+    "3x15x9 channelslast swinattn:3,w4 swinattn:1,w2,bias=0,shift=1 patchmerge",
+]
+
+
+@pytest.mark.parametrize("text", EXPLAINED)
+def test_formulas_give_the_numbers(text):
+    explained = 0
+    for step in steps_of(text):
+        for formula, value in ((explain_sequence.params(step), step.params), (explain_sequence.macs(step), step.macs)):
+            if formula:
+                explained += 1
+                written = formula.replace("·", "*").replace("²", "**2").replace("−", "-")
+                assert eval(written, {"__builtins__": {}}) == value, (step.text, formula)
+                assert f"{formula} = {value}" in explain.formula(step)
+            else:
+                assert not value or step.op in ("ln", "channelslast"), step.text
+    assert explained >= 5
 
 
 # Reach ----------------------------------------------------------------------------------------------

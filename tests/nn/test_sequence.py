@@ -267,6 +267,29 @@ def test_experts_are_weighted():
     torch.testing.assert_close(model(x), expected)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "9 embed:20,8 pos sum(rms attn:2,kv=1,causal=1,w4,rope=1,qk_norm=1 | ) sum(rms moe:4,9 | ) lmhead:20,tie=1",
+        "9 embed:20,8 sinpos attn:2,relative=8 attn:2,relative=8,tie=1 lstm:8 crossattn:2,3 gmlp:9",
+        "3x20x20 conv:8,k2,s2 channelslast swinattn:2,shift=1 patchmerge ln:1 mlp:9 channelsfirst tokens cls pos",
+    ],
+)
+def test_mixed_precision(text):
+    """Forward and backward under autocast, near the full precision; and with all weights in bfloat16."""
+    torch.manual_seed(0)
+    net, model = parse(text), made(text)
+    x = sample(net.graph, net.input)
+    exact = model(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = model(x)
+    y.float().square().sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters() if p.requires_grad)
+    torch.testing.assert_close(y.float(), exact, rtol=0.1, atol=0.2)
+    half = model.bfloat16()
+    assert half(x if x.dtype == torch.long else x.bfloat16()).dtype == torch.bfloat16
+
+
 def test_recurrent_layers_are_torchs():
     model = made("6x5 gru:7,l2,bidirectional=1")
     theirs = nn.GRU(5, 7, 2, bidirectional=True, batch_first=True)
