@@ -67,6 +67,8 @@ def command(
     if want is not None or any(quick):
         return _conv.answer(network, quick, want, depth, explain)
     if any(map(is_module, network)):
+        if depth is not None or explain:
+            raise typer.BadParameter("--depth and --explain need a network in the network language")
         from dlkit.nn import live
 
         return live.table(network, dtype)

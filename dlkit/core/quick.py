@@ -82,7 +82,7 @@ def _drop_channels(result: Result) -> None:
     rows = [dict(row) for row in result.rows]
     for target in (result.summary, *rows):
         target.update({key: None for key in ("params", "macs", "flops") if key in target})
-        target.update({key: _spatial(target[key]) for key in ("input", "output")})
+        target.update({key: _spatial(target[key]) for key in ("input", "output") if key in target})
     for row in rows:
         row["op"] = row["op"].replace(":1,", ":", 1)
         if "formula" in row:

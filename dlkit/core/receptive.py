@@ -14,6 +14,7 @@ from dlkit.core.field import WHOLE, Field, Reach
 from dlkit.core.graph import Graph, Step, totals, walk
 from dlkit.core.layers import Join, Shape
 from dlkit.core.result import Column, Result, Row
+from dlkit.core.shapes import sizes
 from dlkit.core.source import context, place
 
 COLUMNS = [
@@ -142,15 +143,15 @@ def _named(walked: Walk, name: str) -> int:
 def _first(walked: Walk, want: str) -> int:
     """The first layer whose field is at least `want` on every axis; DlkitError with exit code 1 where none is."""
     try:
-        sizes = spec.parse_shape(want)
+        parts = spec.parse_shape(want)
     except DlkitError as error:
         raise DlkitError(f"--want: {error.message}") from None
     most = None
     for i, step in enumerate(walked.steps):
-        seen = sizes_of(walked.fields[i], walked.input)
+        seen = sizes(walked.fields[i], walked.input)
         if seen is None or not step.output[1:]:
             continue
-        wanted = sizes * len(seen) if len(sizes) == 1 else sizes
+        wanted = parts * len(seen) if len(parts) == 1 else parts
         if len(wanted) != len(seen):
             raise DlkitError(f"--want {want} is for {len(wanted)} axes, and the network has {len(seen)}")
         if all(a >= b for a, b in zip(seen, wanted, strict=True)):
@@ -180,22 +181,15 @@ def _undefined(walked: Walk, index: int) -> DlkitError:
 # Its field -------------------------------------------------------------------------------------------
 
 
-def sizes_of(reach: Reach, input: Shape | None) -> list[int] | None:
-    """The receptive field per axis: the input's own size for all of it; None where undefined or not known."""
-    if isinstance(reach, tuple):
-        return [axis.size for axis in reach]
-    return list(input[1:]) if reach == WHOLE and input is not None else None
-
-
-def written(sizes: Sequence[int]) -> str:
+def written(each: Sequence[int]) -> str:
     """483 where all axes agree, else 7x5."""
-    return str(sizes[0]) if len(set(sizes)) == 1 else "x".join(map(str, sizes))
+    return str(each[0]) if len(set(each)) == 1 else "x".join(map(str, each))
 
 
 def _row(walked: Walk, index: int) -> Row:
     step, reach = walked.steps[index], walked.fields[index]
     axes: Any = reach if isinstance(reach, tuple) else ()
-    whole = sizes_of(reach, walked.input)
+    whole = sizes(reach, walked.input)
     return {
         "layer": step.name,
         "op": step.text,
@@ -218,11 +212,11 @@ def _center(field: Field) -> int | float | None:
 
 def _summary(walked: Walk, index: int, row: Row) -> dict[str, Any]:
     keys = "layer", "rf", "rf_min", "stride", "padding", "center"
-    sizes = row["rf"]
+    whole = row["rf"]
     return {
         **{key: row[key] for key in keys},
         "whole": walked.fields[index] == WHOLE,
-        "size": written(sizes) if sizes else "whole",
+        "size": written(whole) if whole else "whole",
     }
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from dlkit.core import blocks, network, spec
 from dlkit.core.errors import DlkitError
-from dlkit.core.field import Reach
+from dlkit.core.field import WHOLE, Reach
 from dlkit.core.graph import Graph, Step, Totals, totals, walk
 from dlkit.core.layers import Shape, show
 from dlkit.core.result import Column, Result
@@ -55,10 +55,22 @@ def answer(graph: Graph, inputs: Sequence[Shape], depth: int | None = None, expl
         together = {key: [summary[key] for summary in summaries] for key in summaries[0]}
         result = Result([Column("input", "shape"), *COLUMNS, *columns], [], together, "lines")
         set_lines(result)
-    result.rows = [row for walked in walks for row in _rows(graph, *walked, depth or 0, explain)]
+    result.rows = _all_rows(graph, walks, depth or 0, explain)
     if len(graph) > blocks.LONG and depth is None and not explain:
-        result.overview = [row for walked in walks for row in _rows(graph, *walked, 1, False)]
+        result.overview = _all_rows(graph, walks, 1, False)
     return result
+
+
+def _all_rows(
+    graph: Graph, walks: Sequence[tuple[Shape, list[Step], Totals]], depth: int, explain: bool
+) -> list[dict[str, Any]]:
+    """The rows for each input, which they name where there are several."""
+    inputs = [{"input": list(shape)} if len(walks) > 1 else {} for shape, _, _ in walks]
+    return [
+        {**named, **row}
+        for named, (shape, steps, _) in zip(inputs, walks, strict=True)
+        for row in _rows(graph, shape, steps, depth, explain)
+    ]
 
 
 def set_lines(result: Result) -> None:
@@ -77,16 +89,13 @@ def _summary(shape: Shape, whole: Totals) -> dict[str, Any]:
     }
 
 
-def _rows(
-    graph: Graph, shape: Shape, steps: list[Step], whole: Totals, depth: int, explain: bool
-) -> Iterator[dict[str, Any]]:
+def _rows(graph: Graph, shape: Shape, steps: list[Step], depth: int, explain: bool) -> Iterator[dict[str, Any]]:
     if depth:
         for block in blocks.blocks(graph, steps, depth):
-            yield {"input": list(shape), **_block(blocks.title(block, steps), [steps[i] for i in block.layers], shape)}
+            yield _block(blocks.title(block, steps), [steps[i] for i in block.layers], shape)
         return
     for step in steps:
-        formula = {"formula": _formula(step)} if explain else {}
-        yield {"input": list(shape), **row(step, shape), **formula}
+        yield row(step, shape) | ({"formula": _formula(step)} if explain else {})
 
 
 def _block(title: tuple[str, str], steps: list[Step], shape: Shape) -> dict[str, Any]:
@@ -114,8 +123,8 @@ def row(step: Step, shape: Shape) -> dict[str, Any]:
     }
 
 
-def sizes(reach: Reach, shape: Shape) -> list[int] | None:
-    """The receptive field per axis: the input's own size where a layer sees all of it, None where it is undefined."""
-    if reach is None:
-        return None
-    return [axis.size for axis in reach] if isinstance(reach, tuple) else list(shape[1:] or shape)
+def sizes(reach: Reach, shape: Shape | None) -> list[int] | None:
+    """The receptive field per axis: the input's own size for all of it; None where undefined, or that is not known."""
+    if isinstance(reach, tuple):
+        return [axis.size for axis in reach]
+    return list(shape[1:] or shape) if reach == WHOLE and shape is not None else None
