@@ -68,7 +68,7 @@ class Recorder(TorchDispatchMode):
                 parts = func.decompose(*args, **kwargs)
             if parts is not NotImplemented:
                 return parts
-        out = func(*args, **kwargs)
+        out = perform(func, args, kwargs)
         self.tracker.after(func, args, kwargs, out)
         self.kept.append((args, kwargs, out))
         self.stack[-1].items.append(Op(func, args, kwargs, out))
@@ -91,6 +91,15 @@ def on_one_device(args: Any, kwargs: Any) -> tuple[Any, Any]:
         return torch.empty_like(value, device="meta") if alone else value
 
     return tree_map(move, (args, kwargs))
+
+
+def perform(func: Any, args: Any, kwargs: Any) -> Any:
+    """Run an op. A constant of whole numbers or truths is made for real, so that a forward may look at it."""
+    out = func(*args, **kwargs)
+    made = isinstance(out, torch.Tensor) and not any(isinstance(t, torch.Tensor) for t in tree_leaves((args, kwargs)))
+    if made and out.device.type == "meta" and not out.is_floating_point() and "device" in kwargs:
+        return func(*args, **{**kwargs, "device": torch.device("cpu")})
+    return out
 
 
 class Functions(TorchFunctionMode):

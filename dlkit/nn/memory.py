@@ -7,7 +7,7 @@ from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from dlkit.nn.events import on_one_device
+from dlkit.nn.events import on_one_device, perform
 from dlkit.nn.reach import storage
 
 _DRAWN = {torch.ops.aten.bernoulli_, torch.ops.aten.bernoulli}
@@ -22,7 +22,7 @@ class _Masks(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         args, kwargs = on_one_device(args, kwargs or {})
-        out = func(*args, **kwargs)
+        out = perform(func, args, kwargs)
         if func._overloadpacket in _DRAWN:
             self.kept[storage(out)] = out
         return out

@@ -400,3 +400,24 @@ def test_a_module_that_cannot_train_has_no_activation_bytes():
             return super().forward(x)
 
     assert trace(Frozen(3, 4), (3,)).activation_bytes is None
+
+
+def test_a_forward_may_look_at_constants():
+    """As masks are made: positions of whole numbers are there for real, though the input has no numbers."""
+
+    def run(x):
+        positions = torch.arange(x.shape[1], device=x.device)
+        return x.cumsum(1) if bool((positions.diff() == 1).all()) else x
+
+    assert [step.name for step in trace(Function(run), (7, 5)).steps] == ["cumsum"]
+
+
+@pytest.mark.slow
+def test_gpt2_of_transformers_is_gpt2_of_the_zoo(torchvision):
+    """124,439,808 parameters, the tied head once; a tied head still costs its V·d for each token."""
+    transformers = pytest.importorskip("transformers", reason="transformers' definitions are not installed")
+    net = parse("gpt2")
+    whole = totals(walk(net.graph, net.input))
+    traced = trace(transformers.GPT2LMHeadModel(transformers.GPT2Config(use_cache=False)), net.input)
+    assert traced.params == whole.params == 124_439_808
+    assert (traced.macs, traced.output, traced.field) == (whole.macs, whole.output, whole.field)
