@@ -187,25 +187,27 @@ def t5(
     common: dict[str, Any] = {"dim": head_dim, "bias": False, "scale": False, "dropout": dropout or None}
     table = partial(word, "attn", heads, relative=buckets, **common)
     cross = word("crossattn", heads, context, **common)
-    feed = f"sum({norm} {word('gmlp' if gated else 'mlp', hidden, act=act, bias=False)}{drop} | )"
+    feed = word("gmlp" if gated else "mlp", hidden, act=act, bias=False)
     memory, own = f"take:{context}", f"drop:{context}"
 
-    def encode(**shared: bool) -> str:
-        return f"sum({norm} {table(**shared)}{drop} | ) {feed}"
+    def listen(**shared: bool) -> str:
+        return f"sum({norm} {table(**shared)}{drop} | )"
 
     def decode(**shared: bool) -> str:
-        return f"cat({memory} | {own} sum({norm} {table(causal=True, **shared)}{drop} | )) over"
+        return f"cat({memory} | {own} {listen(causal=True, **shared)}) over"
 
-    encoder = [f"cat({memory} {encode()}", *_more(layers, encode(tie=True)), f"  {norm}{drop} | {own})"]
-    decoder = [decode(), *_more(decoder_layers or layers, decode(tie=True))]
     return [
         str(context + target),
-        f"over = cat({memory} | sum(cat({memory} | {own} {norm}) {cross}{drop} | {own}) {feed})",
+        f"feed = sum({norm} {feed}{drop} | )",
+        f"over = cat({memory} | sum(cat({memory} | {own} {norm}) {cross}{drop} | {own}) feed)",
         f"embed:{vocab},{width}{drop}",
         "# the encoder, on the first positions",
-        *encoder,
+        f"cat({memory} {listen()} feed",
+        *_more(layers, f"{listen(tie=True)} feed"),
+        f"  {norm}{drop} | {own})",
         "# the decoder, on the others",
-        *decoder,
+        decode(),
+        *_more(decoder_layers or layers, decode(tie=True)),
         f"{own} {norm}{drop} {word('lmhead', vocab, tie=tie or None)}",
     ]
 
