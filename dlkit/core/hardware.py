@@ -139,6 +139,7 @@ class Job(NamedTuple):
             "gpus": self.gpus,
             "precision": precision,
             "peak_flops": peak,
+            "peak_source": device.source if device else None,
             "price": self.price,
             "watts": watts,
             "pue": self.pue,

@@ -118,6 +118,8 @@ def _notes(given: int | Walked, plan: Plan, found: list[Part], summary: dict[str
     notes = []
     if missing:
         notes.append(f"not in the sum: {', '.join(missing)}, unknown here because {_why(given)}")
+    if plan.lora and "activations" not in missing:
+        notes.append("activations are those of full training: an upper bound, frozen layers keep less")
     if plan.zero and plan.data_parallel == 1:
         notes.append(f"--zero {plan.zero} partitions over data-parallel ranks, and there is one: say how many --gpus")
     if plan.pipeline > plan.accumulate and not plan.inference:

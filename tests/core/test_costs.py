@@ -70,6 +70,7 @@ def test_time_cost_and_energy_by_hand():
     assert summary["cost"] == pytest.approx(24_000_000)
     assert summary["energy_kwh"] == pytest.approx(14_400_000)
     assert summary["co2_kg"] == pytest.approx(5_760_000)
+    assert (summary["peak_flops"], summary["peak_source"]) == (989 * 10**12, "NVIDIA H100 datasheet")
 
 
 def test_what_is_unknown_is_none():

@@ -186,6 +186,7 @@ def test_notes_say_what_is_missing():
     assert "the layers of a network" in memory.answer(["7B"], Plan(), None, Room()).notes[0]
     assert "swinattn, patchmerge" in memory.answer(["swin_t"], Plan(), None, Room()).notes[0]
     assert "--gpus" in memory.answer(["7B"], Plan(zero=2), None, Room()).notes[1]
+    assert "upper bound" in memory.answer(["gpt2"], Plan(lora=Lora(8, ("q",))), None, Room()).notes[0]
     assert "--accumulate 4" in memory.answer(["gpt2"], Plan(gpus=4, pipeline=4), None, Room()).notes[0]
     assert memory.answer(["gpt2"], Plan(), None, Room()).notes == []
     assert memory.answer(["gpt2"], Plan(gpus=4, pipeline=4, accumulate=8), None, Room()).notes == []

@@ -36,8 +36,6 @@ def torch_flops(graph, shape, frozen=()):
 NETWORKS = [
     "resnet18",
     "resnet50",
-    "vgg11",
-    "densenet121",
     "1x16x16x16 conv:8,k3 relu convt:4,k2,s2 flatten linear:3",
     "12 linear:8 relu linear:8 relu linear:2",
     "64 embed:100,32 pos:64 2*(sum(ln attn:4,causal=1 | ) sum(ln mlp:64 | )) ln lmhead:100",
@@ -57,7 +55,7 @@ def test_forward_and_backward(text):  # N-S022 N-S023 N-S024
     assert (whole.forward, whole.backward) == torch_flops(net.graph, net.input)
 
 
-@pytest.mark.parametrize("seed", range(60))
+@pytest.mark.parametrize("seed", range(40))
 def test_random_networks(seed):
     """Convolutions, branches and dense layers in any order; groups left out, whose weight gradient torch overcounts."""
     choose = random.Random(seed)
@@ -100,7 +98,7 @@ def test_frozen_layers(text, seed):
     assert (whole.forward, whole.backward) == torch_flops(net.graph, net.input, frozen)
 
 
-@pytest.mark.parametrize("name", ["alexnet", "vgg11_bn", "resnet18", "resnet50", "mobilenet_v2", "googlenet", "unet"])
+@pytest.mark.parametrize("name", ["alexnet", "resnet18", "mobilenet_v2", "googlenet", "unet"])
 def test_fvcore(name):
     """fvcore 0.1.5, where it is installed: convolutions, linear layers, norms, adaptive pooling, resizing."""
     fvcore = pytest.importorskip("fvcore.nn")

@@ -52,9 +52,7 @@ def test_each_layer_of_a_sequence(layer):
     assert ours(text) == torchs(text)
 
 
-@pytest.mark.parametrize(
-    "name", ["resnet18", "resnet50", "vgg11_bn", "densenet121", "googlenet", "mobilenet_v2", "unet"]
-)
+@pytest.mark.parametrize("name", ["resnet50", "vgg11_bn", "densenet121", "googlenet", "unet"])
 def test_named_networks(name):
     """To the byte, but for the statistics of batch norm: two fp32 numbers a channel and batch."""
     net = parse(name)
