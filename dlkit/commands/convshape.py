@@ -11,13 +11,13 @@ Examples:
   dlkit convshape 3x224x224 net.py:Net:width=64,depth=3
   python -c 'print(model)' | dlkit convshape 3x224x224 -
 
-A shape is C×L, C×H×W or C×D×H×W, without the batch; T tokens before an embedding. MACs are
-multiply-accumulates of convolutions, linear layers and attention's products (causal ones in
-full) for one sample; bias, norm, pooling, activation, softmax and look-ups are not counted;
-FLOPs = 2·MACs. A Hugging Face config.json is a network too. FILE.py:CLASS or
-PACKAGE.MODULE:CLASS, with arguments after a second colon (literals; a plain word is a string,
-3x5 a tuple), is a module of your own: it is imported, which runs its code, and traced with
-torch on the meta device. Only the command line may name one, never a file. Next: dlkit train DATA NETWORK trains the same text.
+A shape is C×L, C×H×W or C×D×H×W without the batch; T tokens before an embedding. MACs are
+multiply-accumulates of convolutions, linear layers and attention (causal or not) for one
+sample, not of bias, norm, pooling, activation, softmax or look-ups; FLOPs = 2·MACs. A Hugging
+Face config.json is a network too. FILE.py:CLASS or PACKAGE.MODULE:CLASS, with arguments after
+a second colon (literals; a plain word is a string, 3x5 a tuple), is a module of your own: it
+is imported, which runs its code, and traced with torch on the meta device. Only the command
+line may name one, never a file. Next: dlkit train DATA NETWORK trains the same text.
 """
 
 from typing import Annotated, Literal
