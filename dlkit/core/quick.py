@@ -48,6 +48,9 @@ def _read(argument: Argument, text: str) -> Any:
 
 def as_map(word: str) -> tuple[Shape, bool]:
     """The input as a map, and whether its channels are given: a lone number is a length."""
+    if not is_shape(word):
+        hint = "for example: dlkit convshape 224 -k 7 -s 2 -p 3"
+        raise DlkitError(f"the quick form takes input sizes and no layers, here {word!r}", hint)
     size = spec.parse_shape(word)
     return ((1, *size), False) if len(size) == 1 else (size, True)
 
@@ -57,12 +60,6 @@ def table(words: Sequence[str], options: Options, explain: bool = False) -> Resu
     values = options.values()
     if "kernel_size" not in values:
         raise DlkitError("the quick form needs a kernel size, for example -k 3")
-    wrong = next((word for word in words if not is_shape(word)), None)
-    if wrong is not None:
-        raise DlkitError(
-            f"the quick form takes input sizes and no layers, here {wrong!r}",
-            "for example: dlkit convshape 224 -k 7 -s 2 -p 3",
-        )
     builder = Builder()
     layer = options.kind(out_channels=options.filters or 1, **values)
     graph = Graph(builder.nodes, builder.add(layer, (SOURCE,)))

@@ -124,7 +124,9 @@ def _overview(walked: Walk, rows: list[Row]) -> list[Row]:
 def _index(walked: Walk, at: str | None, want: str | None) -> int:
     """The layer that is asked for: the first that sees `want`, the one named `at`, or the last map."""
     if not walked.steps[0].inputs[0][1:]:
-        raise DlkitError("the input is a vector: receptive fields are those of maps, C×L, C×H×W or C×D×H×W")
+        raise DlkitError(
+            "the input is a vector or a row of tokens: receptive fields are those of maps, C×L, C×H×W or C×D×H×W"
+        )
     if want is not None:
         return _first(walked, want)
     if at is not None:

@@ -161,6 +161,7 @@ def test_settings_of_several_missing_arguments_hold(seed):
         (["224"], Options(), "0", 2, ["--want", "'0'"]),
         (["224"], Options(), "112x112", 2, ["--want", "2 axes", "input has 1"]),
         (["224", "256"], Options(), "112", 2, ["one input size"]),
+        (["resnet50"], Options(), "112", 2, ["no layers", "'resnet50'"]),
         (["3x64x32"], Options(), "32x32", 1, ["32x32 from 64x32"]),
     ],
 )
