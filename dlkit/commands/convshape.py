@@ -69,11 +69,11 @@ def command(
     if want is not None or any(quick):
         return _conv.answer(network, quick, want, depth, explain)
     if any(map(is_module, network)):
-        if depth is not None or explain:
-            raise typer.BadParameter("--depth and --explain need a network in the network language")
+        if explain:
+            raise typer.BadParameter("--explain needs a network in the network language")
         from dlkit.nn import live
 
-        return live.table(network, dtype)
+        return live.table(network, dtype, depth)
     if dtype is not None:
         raise typer.BadParameter("only a module of your own, FILE.py:CLASS, has a type", param_hint="--dtype")
     return shapes.table(network, depth, explain)

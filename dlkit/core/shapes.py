@@ -92,13 +92,13 @@ def _summary(shape: Shape, whole: Totals) -> dict[str, Any]:
 def _rows(graph: Graph, shape: Shape, steps: list[Step], depth: int, explain: bool) -> Iterator[dict[str, Any]]:
     if depth:
         for block in blocks.blocks(graph, steps, depth):
-            yield _block(blocks.title(block, steps), [steps[i] for i in block.layers], shape)
+            yield block_row(blocks.title(block, steps), [steps[i] for i in block.layers], shape)
         return
     for step in steps:
         yield row(step, shape) | ({"formula": _formula(step)} if explain else {})
 
 
-def _block(title: tuple[str, str], steps: list[Step], shape: Shape) -> dict[str, Any]:
+def block_row(title: tuple[str, str], steps: list[Step], shape: Shape) -> dict[str, Any]:
     """A block as one row: its sums, and what its last layer gives."""
     params, macs = sum(step.params for step in steps), sum(step.macs for step in steps)
     return {**row(steps[-1], shape), "layer": title[0], "op": title[1], "params": params, "macs": macs}

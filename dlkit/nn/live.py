@@ -9,6 +9,7 @@ import re
 import sys
 import traceback
 from collections.abc import Callable, Iterator
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -16,32 +17,38 @@ import torch
 from torch import nn
 
 from dlkit.core import spec
+from dlkit.core.blocks import LONG
 from dlkit.core.errors import DlkitError, ExitCode, nearest
 from dlkit.core.io import missing
 from dlkit.core.layers import show
 from dlkit.core.network import MODULE
-from dlkit.core.result import Result
-from dlkit.core.shapes import COLUMNS, FACTS, row, sizes
+from dlkit.core.result import Column, Result
+from dlkit.core.shapes import COLUMNS, FACTS, block_row, row, sizes
 from dlkit.nn.trace import Traced, trace
 
 _OURS = str(Path(__file__).resolve().parent.parent)
 _EXAMPLE = "for example: dlkit convshape 3x224x224 net.py:Net:width=64,depth=3"
 
 
-def table(words: list[str], dtype: str | None = None) -> Result:
-    """convshape's answer for SHAPE MODULE."""
+def table(words: list[str], dtype: str | None = None, depth: int | None = None) -> Result:
+    """convshape's answer for SHAPE MODULE: every step, or a row for each inner module `depth` levels down."""
     if len(words) != 2:
         raise DlkitError("a module of your own needs the input shape before it and nothing after it", _EXAMPLE)
     shape = spec.parse_shape(words[0])
     module = load(words[1])
     with _users_code(f"{words[1]} cannot take {show(shape)}", ExitCode.BAD_DATA):
         traced = trace(module, shape, getattr(torch, dtype) if dtype else None)
-    return result(traced)
+    return result(traced, depth)
 
 
-def result(traced: Traced) -> Result:
-    """The rows and keys of convshape; the activation bytes besides."""
-    rows = [{"input": list(traced.input), **row(step, traced.input)} for step in traced.steps]
+def result(traced: Traced, depth: int | None = None) -> Result:
+    """The rows and keys of convshape; the activation bytes besides. A terminal shows a long module by its parts."""
+    rows = grouped(traced, depth or 0)
+    overview = None
+    if depth is None and len(rows) > LONG:
+        deepest = max(step.name.count(".") for step in traced.steps)
+        levels = (grouped(traced, level) for level in range(deepest, 0, -1))
+        overview = next((level for level in levels if len(level) <= LONG), grouped(traced, 1))
     summary = {
         "input": list(traced.input),
         "output": list(traced.output),
@@ -57,7 +64,23 @@ def result(traced: Traced) -> Result:
         notes.append(f"no MACs are counted for: {counted}")
     if reason := next((step.undefined for step in traced.steps if step.field is None and step.undefined), ""):
         notes.append(f"the receptive field is not followed past {reason}")
-    return Result(COLUMNS, rows, summary, "output", FACTS, notes=notes)
+    facts = [*FACTS, Column("activation_bytes", "bytes", "activations kept")]
+    return Result(COLUMNS, rows, summary, "output", facts, notes=notes, overview=overview)
+
+
+def grouped(traced: Traced, depth: int) -> list[dict[str, Any]]:
+    """A row for each step (depth 0), or for each run of steps inside of one module `depth` levels down."""
+    if not depth:
+        return [row(step, traced.input) for step in traced.steps]
+    groups = groupby(traced.steps, lambda step: ".".join(step.name.partition("#")[0].split(".")[:depth]))
+    found = [(name, list(steps)) for name, steps in groups]
+    titles = [
+        (steps[0].name, steps[0].text)
+        if len(steps) == 1
+        else (name, f"{traced.kinds.get(name, name)} ({len(steps)} steps)")
+        for name, steps in found
+    ]
+    return [block_row(title, steps, traced.input) for title, (_, steps) in zip(titles, found, strict=True)]
 
 
 # Loading ---------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ The module runs on the meta device, where tensors have shapes and no numbers, on
 2·(batch of 2) − (batch of 3), whatever dimension the batch is folded into.
 """
 
+import re
 from collections import Counter
 from collections.abc import Iterator
 from math import prod
@@ -26,7 +27,8 @@ _BATCHES = 2, 3
 
 
 class Traced(NamedTuple):
-    """One sample's way through a module. `uncounted` says how often each op without MACs ran.
+    """One sample's way through a module. `uncounted` says how often each op without MACs ran; `kinds` the class of
+    each inner module, by its path.
 
     `activation_bytes`: what one sample's forward keeps for the backward pass, in training mode; None if that fails.
     """
@@ -38,6 +40,7 @@ class Traced(NamedTuple):
     macs: int
     activation_bytes: int | None
     uncounted: dict[str, int]
+    kinds: dict[str, str]
 
     @property
     def field(self) -> Reach:
@@ -90,7 +93,8 @@ def trace(module: nn.Module, input_shape: Shape, dtype: torch.dtype | None = Non
         steps.append(_unused(params - used))
     kept = saved_bytes(module, [_sample(batch, input_shape, dtype) for batch in _BATCHES])
     macs = sum(step.macs for step in steps)
-    return Traced(input_shape, one_sample(output, larger), steps, params, macs, kept, uncounted)
+    kinds = {name: type(inner).__name__ for name, inner in module.named_modules()}
+    return Traced(input_shape, one_sample(output, larger), steps, params, macs, kept, uncounted, kinds)
 
 
 def _on_meta(module: nn.Module) -> nn.Module:
@@ -166,8 +170,13 @@ def _run(module: nn.Module, sample: torch.Tensor) -> tuple[list[_Row], tuple[int
     if root.result is None:
         raise DlkitError("the module's forward returns no tensor", code=ExitCode.BAD_DATA)
     rows = list(_Rows(module, tracker, root.result).of(root))
-    uncounted = Counter(op.name.strip("_") for op in root.ops() if op.macs is None and not op.moves)
+    uncounted = Counter(_plain(op.name) for op in root.ops() if op.macs is None and not op.moves and op.storages)
     return rows, tuple(root.result.shape), dict(uncounted.most_common())
+
+
+def _plain(name: str) -> str:
+    """aten's name for an op without what only tells its variants apart: _native_batch_norm_legit is batch_norm."""
+    return re.sub(r"^native_|_legit(_no_training)?$|_with_indices$", "", name.strip("_"))
 
 
 class _Rows:

@@ -76,7 +76,7 @@ def test_the_answer_has_convshapes_keys(net, dlkit):
     assert whole["summary"]["params"] == 3 * 4 * 9 + 4 + 2 * (16 * 9 + 4) + 6 == sum(r["params"] for r in whole["rows"])
     assert whole["summary"]["macs"] == (3 * 4 + 16 + 16) * 9 * 64 and whole["summary"]["rf"] == [7, 7]
     assert [row["layer"] for row in whole["rows"]] == [*(f"body.{i}" for i in range(3)), "mul", "add", "(not used)"]
-    assert "hello" in ran.err and "torch was loaded" in ran.err and "mul 1" in ran.err
+    assert "hello" in ran.err and "torch was loaded" in ran.err and "mul 1, add 1" in ran.err
 
 
 def test_errors_end_in_one_line(net, dlkit):
@@ -141,6 +141,22 @@ def test_arguments_are_literals():
 def test_tokens_and_shared_weights(net):
     result = live.table(["9", "net.py:Tied"])
     assert (result.summary["params"], result.summary["macs"], result.summary["output"]) == (400, 9 * 400, [9, 50])
+
+
+def test_a_long_module_is_shown_by_its_parts(net):
+    """A terminal gets blocks whose sums are the module's; the rows for a program stay one for each step."""
+    (net / "deep.py").write_text(
+        "from torch import nn\n"
+        "def block(): return nn.Sequential(nn.Conv1d(4, 4, 3, padding=1), nn.BatchNorm1d(4), nn.ReLU())\n"
+        "def deep(): return nn.Sequential(nn.Conv1d(2, 4, 1), nn.Sequential(*[block() for _ in range(20)]))\n"
+    )
+    result = live.table(["2x9", "deep.py:deep"])
+    assert len(result.rows) == 61 and len(result.overview) == 21
+    assert [row["layer"] for row in result.overview[:2]] == ["0", "1.0"]
+    assert result.overview[1]["op"] == "Sequential (3 steps)" and result.overview[1]["rf"] == [3]
+    for key in ("params", "macs"):
+        assert sum(row[key] for row in result.overview) == result.summary[key]
+    assert [row["layer"] for row in live.table(["2x9", "deep.py:deep"], depth=1).rows] == ["0", "1"]
 
 
 def test_layers_and_networks_are_no_modules(net):
