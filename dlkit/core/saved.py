@@ -3,8 +3,7 @@
 A tensor that two layers save counts once. Inside attention and feed-forward layers the counts are Korthikanti et al.
 2022 (arXiv 2205.05198): with dropout and attention written out, a GPT layer keeps sbh(34 + 5as/h) bytes at 16 bits.
 Masks of dropout are one byte an element, indices of max pooling eight, statistics of norms four; those of batch norm,
-eight bytes a channel whatever the batch, are left out. Experts are counted as gathering and returning `top` copies of
-each position; norms as fused kernels, which keep their input.
+eight bytes a channel whatever the batch, are left out. Norms are counted as fused kernels, which keep their input.
 """
 
 from collections.abc import Sequence
@@ -106,7 +105,8 @@ def _kept(step: Step, flash: bool) -> Kept:
         return Kept(prod(x[:-1]) * layer.hidden * (3 if layer.act == "relu" else 4))
     if isinstance(layer, sequence.Moe):
         hidden = layer.hidden * (2 + 2 * layer.gated - (layer.act == "relu"))
-        return Kept(prod(x[:-1]) * (layer.top * (2 * x[-1] + hidden) + layer.experts))
+        routed = prod(x[:-1]) * layer.top  # gathered, returned, weighted; and where each came from
+        return Kept(routed * (3 * x[-1] + hidden + 2), 24 * routed)
     return Kept(stream_bytes=_small(step))
 
 
@@ -133,7 +133,7 @@ def _attention(layer: sequence.Attention, x: Shape, flash: bool) -> Kept:
     query, keys = layer.widths(x)
     memory = layer.memory if isinstance(layer, sequence.CrossAttention) else x[0]
     rows = layer.heads * layer.shape(x)[0]
-    inner = 2 * layer.shape(x)[0] * query + 2 * memory * keys
+    inner = 2 * layer.shape(x)[0] * query + 2 * memory * (keys if flash else query)  # written out, keys are repeated
     if flash:
         return Kept(inner, 4 * rows)
     weights = rows * layer.keys(x)

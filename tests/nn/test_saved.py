@@ -45,7 +45,19 @@ def test_each_layer(layer):
 
 
 @pytest.mark.parametrize(
-    "layer", ["mlp:24", "mlp:24,act=relu", "mlp:24,act=gelu-tanh", "gmlp:24", "gmlp:24,act=relu", "ln", "lmhead:50"]
+    "layer",
+    [
+        "mlp:24",
+        "mlp:24,act=relu",
+        "mlp:24,act=gelu-tanh",
+        "gmlp:24",
+        "gmlp:24,act=relu",
+        "ln",
+        "lmhead:50",
+        "attn:4",
+        "attn:6,kv=3",
+        "attn:2,kv=1,dim=8",
+    ],
 )
 def test_each_layer_of_a_sequence(layer):
     text = f"16x12 linear:12 {layer} linear:5"
@@ -79,3 +91,23 @@ def test_random_chains_and_branches(seed):
     branches = f"{chain(2)} | {chain(choose.randrange(3))}"
     text = f"4x9x9 conv:4,k1 {chain(3)} {join}({branches}) {chain(2)} cat(relu | conv:2,k1) gap"
     assert ours(text) == torchs(text)
+
+
+@pytest.mark.parametrize("layer", ["moe:4,48,top=2", "moe:8,32,top=1,gated=0,act=gelu"])
+def test_experts(layer):
+    """On real data, because routing depends on it: each position's copies, and where they came from."""
+    text = f"64x32 linear:32 {layer} linear:5"
+    net = parse(text)
+    model = build(net.graph, net.input)
+    known = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    saved = {}
+
+    def pack(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in known:
+            saved[storage.data_ptr()] = (storage.nbytes(), tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        model(torch.randn(1, *net.input))
+    assert sum(size for size, _ in saved.values()) == ours(text)
