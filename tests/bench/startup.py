@@ -13,6 +13,8 @@ CASES = {
     "import typer": ([sys.executable, "-c", "import typer"], {}, None),
     "convshape, 3 layers": ([DLKIT, "convshape", "3x224x224", "conv:64,k7,s2,p3", "bn", "relu"], {}, 1.6),
     "convshape resnet50": ([DLKIT, "convshape", "resnet50"], {}, 1.6),
+    "rf resnet50": ([DLKIT, "rf", "resnet50"], {}, 1.6),
+    "convshape 224 --want 112": ([DLKIT, "convshape", "224", "--want", "112"], {}, 1.6),
     "convshape resnet50 --json": ([DLKIT, "convshape", "resnet50", "--json"], {}, 1.6),
     "--help": ([DLKIT, "--help"], {}, 3.0),
     "completion of a subcommand": ([DLKIT], COMPLETE, 1.6),
