@@ -1,5 +1,6 @@
 """Traced modules: what other tools count wrong, published networks, and the walk over the same graph."""
 
+import math
 import random
 
 import pytest
@@ -180,7 +181,9 @@ def compare_with_the_walk(seed):
         if step.name in seen and not step.name.startswith("flatten"):
             found = seen[step.name]
             assert (found.output, found.params) == (step.output, step.params), (text, step.name)
-            assert found.field == step.field, (text, step.name, found.undefined)
+            # On a map of one position the trace may not know a mean from a position; it says so, and no number.
+            unsaid = found.field is None and math.prod(step.output[1:]) == 1
+            assert unsaid or found.field == step.field, (text, step.name, found.undefined)
 
 
 @settings(max_examples=60, deadline=None)
