@@ -1,6 +1,9 @@
 """Fixtures for the whole suite: the command line as a user runs it, and the real data where it is there."""
 
 import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is loaded: the suite runs in several processes already
+
 import pty
 import select
 import subprocess
