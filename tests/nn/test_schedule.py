@@ -19,6 +19,7 @@ def torch_rates(make, total: int) -> list[float]:
 @pytest.mark.parametrize("total", [4, 7, 10, 63, 900])
 def test_one_cycle_is_torchs(total):
     """From 4 steps on; below, torch has no step at the peak, and a run of one step would train at a rate near 0."""
+
     def make(optimizer):
         return torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=1.0, total_steps=total)
 
