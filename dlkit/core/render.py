@@ -154,9 +154,7 @@ def _table(result: Result, command: str, version: str) -> None:
     if result.title:
         _show(Text(console.safe(result.title), style="bold"))
     if result.drawing:
-        import shutil
-
-        _put(result.drawing(min(shutil.get_terminal_size().columns, 100)))
+        _put(result.drawing(min(_width(), 100)))
     elif result.streams:
         _stream_table(result)
     else:
@@ -166,12 +164,18 @@ def _table(result: Result, command: str, version: str) -> None:
         _show(_facts(result), soft_wrap=True)
 
 
+def _width() -> int:
+    """Columns of the terminal. A table piped on purpose is for reading, not for folding: it gets all it wants."""
+    import shutil
+
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else 10_000
+
+
 def _show(drawable: Any, soft_wrap: bool = False) -> None:
     """Draw on stdout. As text through `sys.stdout`, because while a progress bar is up that is what draws above it."""
     from rich.console import Console
 
-    # A table that is piped on purpose is for reading, not for folding: give it all the width it wants.
-    screen = Console(width=None if sys.stdout.isatty() else 10_000, highlight=False)
+    screen = Console(width=_width(), highlight=False)
     with screen.capture() as drawn:
         screen.print(drawable, soft_wrap=soft_wrap)
     sys.stdout.write(drawn.get())
@@ -214,15 +218,20 @@ def _grid(
 
 
 def _facts(result: Result) -> Any:
+    """The facts of a summary, as many on a line as fit, none broken in two."""
     from rich.text import Text
 
-    parts = Text()
+    width = _width()
+    lines = [Text()]
     for fact in result.facts:
         value = result.summary.get(fact.name)
         if value is None:
             continue
-        parts.append("  ·  " if parts else " ").append(f"{fact.heading} ", style="dim").append(human(value, fact.kind))
-    return parts
+        part = Text.assemble((f"{fact.heading} ", "dim"), human(value, fact.kind))
+        if lines[-1] and lines[-1].cell_len + part.cell_len + 5 > width:
+            lines.append(Text())
+        lines[-1].append("  ·  " if lines[-1] else " ").append(part)
+    return Text("\n").join(lines)
 
 
 _WRITERS = {"table": _table, "tsv": _tsv, "csv": _csv, "json": _json, "jsonl": _jsonl}
