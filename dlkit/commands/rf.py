@@ -7,15 +7,16 @@ Examples:
   dlkit rf 3x224x224 vgg16 --pixel 3,3
   dlkit rf vgg16 --want 200 -q
   dlkit rf resnet18 --effective
+  dlkit rf 3x224x224 net.py:Net
 
 The field is the theoretical one: the input positions that can change an output at all, borders
-not clipped, in input pixels, axis by axis; statistics of norms are taken as given. The answer
-is for the last map, before gap or flatten. Stride is the effective one (the product of
-strides), padding how far output 0 reaches before the input, centre the middle of what
-output 0 sees. After a transposed convolution the field depends on the position: rf is the
-largest, rf_min the smallest. A squeeze-excite gate sees the whole input. Branches of
-different strides that join have no common field: exit 2. --effective loads torch, and
-measures at initialisation how wide the part is that matters. Next: dlkit convshape.
+not clipped, in input pixels, axis by axis; statistics of norms are taken as given. The answer is
+for the last map, before gap or flatten. Stride is the product of strides, padding how far output
+0 reaches before the input, centre the middle of what it sees. After a transposed convolution rf
+is the largest of all positions, rf_min the smallest. A squeeze-excite gate sees the whole input.
+Branches of different strides that join have no common field: exit 2. --effective loads torch, and
+measures at initialisation how wide the part is that matters. FILE.py:CLASS or PACKAGE.MODULE:CLASS
+is a module of your own: it is imported, which runs its code, and traced. Next: dlkit convshape.
 """
 
 from typing import Annotated
@@ -23,6 +24,7 @@ from typing import Annotated
 import typer
 
 from dlkit.core import receptive
+from dlkit.core.network import is_module
 from dlkit.core.result import Result
 
 _WHICH = "Which layer (default: the last map)"
@@ -34,7 +36,7 @@ def command(
         list[str],
         typer.Argument(
             metavar="[SHAPE] NETWORK...",
-            help="Layers, a name (dlkit models), @FILE, or - for stdin; the input's shape first where it matters.",
+            help="Layers, a name (dlkit models), @FILE, - for stdin, or FILE.py:CLASS; the input's shape first.",
             show_default=False,
         ),
     ],
@@ -71,6 +73,12 @@ def command(
         raise typer.BadParameter("--at and --want both choose the layer; give one of them", param_hint="--at")
     if effective and pixel is not None:
         raise typer.BadParameter("--effective measures the middle position", param_hint="--pixel")
+    if any(map(is_module, network)):
+        if effective:
+            raise typer.BadParameter("needs a network in the network language", param_hint="--effective")
+        from dlkit.nn import live
+
+        return live.field(network, at, pixel, want)
     if effective:
         from dlkit.nn import effective as measured
 

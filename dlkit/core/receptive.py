@@ -74,7 +74,11 @@ def answer(words: Sequence[str], at: str | None = None, pixel: str | None = None
     `at` names it; `want` (200, 200x100) asks for the first that sees so much; `pixel` (y,x) asks what one of its
     output positions sees.
     """
-    walked = read(words)
+    return answer_for(read(words), at, pixel, want)
+
+
+def answer_for(walked: Walk, at: str | None = None, pixel: str | None = None, want: str | None = None) -> Result:
+    """`answer` for a network that is walked already."""
     index = locate(walked, at, want)
     result = layers_up_to(walked, index)
     if want is not None:

@@ -16,9 +16,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from dlkit.core import spec
+from dlkit.core import receptive, spec
 from dlkit.core.blocks import LONG
 from dlkit.core.errors import DlkitError, ExitCode, nearest
+from dlkit.core.graph import SOURCE, Graph, Node
 from dlkit.core.io import missing
 from dlkit.core.layers import show
 from dlkit.core.network import MODULE
@@ -29,16 +30,36 @@ from dlkit.nn.trace import Traced, trace
 _OURS = str(Path(__file__).resolve().parent.parent)
 _EXAMPLE = "for example: dlkit convshape 3x224x224 net.py:Net:width=64,depth=3"
 
+_RAN = "torch was loaded and the module's own code was run, on the meta device"
+
 
 def table(words: list[str], dtype: str | None = None, depth: int | None = None) -> Result:
     """convshape's answer for SHAPE MODULE: every step, or a row for each inner module `depth` levels down."""
+    return result(_traced(words, dtype), depth)
+
+
+def field(words: list[str], at: str | None, pixel: str | None, want: str | None) -> Result:
+    """rf's answer for SHAPE MODULE."""
+    found = receptive.answer_for(walked(_traced(words)), at, pixel, want)
+    found.notes.append(_RAN)
+    return found
+
+
+def walked(traced: Traced) -> receptive.Walk:
+    """A trace as rf reads a walk. It has no wiring: the steps stand in the order in which they ran."""
+    nodes = [Node(step.name, step.layer, (i - 1 if i else SOURCE,)) for i, step in enumerate(traced.steps)]
+    steps = [step._replace(inputs=(traced.input,)) for step in traced.steps]
+    fields, reasons = [step.field for step in steps], [step.undefined for step in steps]
+    return receptive.Walk(Graph(nodes, len(nodes) - 1), traced.input, steps, fields, reasons)
+
+
+def _traced(words: list[str], dtype: str | None = None) -> Traced:
     if len(words) != 2:
         raise DlkitError("a module of your own needs the input shape before it and nothing after it", _EXAMPLE)
     shape = spec.parse_shape(words[0])
     module = load(words[1])
     with _users_code(f"{words[1]} cannot take {show(shape)}", ExitCode.BAD_DATA):
-        traced = trace(module, shape, getattr(torch, dtype) if dtype else None)
-    return result(traced, depth)
+        return trace(module, shape, getattr(torch, dtype) if dtype else None)
 
 
 def result(traced: Traced, depth: int | None = None) -> Result:
@@ -59,7 +80,7 @@ def result(traced: Traced, depth: int | None = None) -> Result:
         "activation_bytes": traced.activation_bytes,
     }
     counted = ", ".join(f"{name} {times}" for name, times in traced.uncounted.items())
-    notes = ["torch was loaded and the module's own code was run, on the meta device"]
+    notes = [_RAN]
     if counted:
         notes.append(f"no MACs are counted for: {counted}")
     if reason := next((step.undefined for step in traced.steps if step.field is None and step.undefined), ""):
