@@ -21,6 +21,7 @@ class Terminated(BaseException):
 def main() -> NoReturn:
     """Run the command line in `sys.argv` and exit."""
     signal.signal(signal.SIGTERM, _terminate)
+    _open_closed_streams()
     if isinstance(sys.stdout, io.TextIOWrapper):
         # As stderr does: what a terminal's encoding, or a file name's bytes, cannot express is shown as an escape.
         sys.stdout.reconfigure(errors="backslashreplace")
@@ -90,6 +91,13 @@ def _usage(failure: Any) -> DlkitError:
     path = context.command_path if context else "dlkit"
     message = " ".join(failure.format_message().split()) or "no command given"
     return DlkitError(message[:1].lower() + message[1:].rstrip("."), f"see '{path} --help'")
+
+
+def _open_closed_streams() -> None:
+    """A standard stream that the shell closed (`>&-`) is as one at /dev/null."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115, PTH123  open as long as the process is
 
 
 def _flush_or_discard() -> None:

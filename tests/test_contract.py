@@ -312,3 +312,14 @@ def test_work_that_fails_at_once_leaves_stdout_empty(inside):
 def test_batch_norm_of_one_row_is_refused(inside):
     assert_error(inside("train", "iris", "linear:8", "bn", "linear:3", "--batch-size", "1"), 2, "bn1", "--batch-size 2")
     assert inside("train", "iris", "linear:3", "--batch-size", "1", "--epochs", "1").code == 0
+
+
+@pytest.mark.parametrize("stream", ["0", "1", "2"])
+def test_a_closed_stream_is_as_dev_null(tmp_path, stream):
+    line = f"{' '.join(command_line('convshape', '3x8x8', 'relu'))} {stream}>&-"
+    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, cwd=tmp_path, env=environment())
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_endless_text_is_refused(dlkit):
+    assert_error(dlkit("convshape", "3x8x8", "@/dev/zero"), 65, "/dev/zero")

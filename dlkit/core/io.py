@@ -7,13 +7,19 @@ from pathlib import Path
 
 from dlkit.core.errors import DlkitError, ExitCode, bad_data, nearest
 
+LIMIT = 16 << 20
+"""Bytes of text that are read at most: a network of 100,000 layers written out is far below."""
+
 
 def read_text(source: str) -> str:
     """The UTF-8 text of a file, or of stdin for `-`. Missing or unreadable: exit code 66; not UTF-8: 65."""
     try:
-        data = sys.stdin.buffer.read() if source == "-" else Path(source).read_bytes()
+        with contextlib.nullcontext(sys.stdin.buffer) if source == "-" else Path(source).open("rb") as file:
+            data = file.read(LIMIT + 1)
     except OSError as failure:
         raise missing(source, failure) from None
+    if len(data) > LIMIT:
+        raise bad_data(f"{source}: more than {LIMIT >> 20} MiB of text: this is no network")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as failure:
