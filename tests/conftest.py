@@ -10,7 +10,15 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from support import SHARED, Ran, command_line, environment
+
+
+def pytest_configure(config):
+    """The fast suite draws the same random cases every time; the slow one explores."""
+    explores = "slow" in config.option.markexpr and "not slow" not in config.option.markexpr
+    settings.register_profile("suite", derandomize=not explores, deadline=None, print_blob=True)
+    settings.load_profile("suite")
 
 
 @pytest.fixture
