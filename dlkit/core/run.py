@@ -7,13 +7,16 @@ import hashlib
 import itertools
 import json
 from collections.abc import Mapping
-from pathlib import Path
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path, PurePosixPath
 from typing import Any
 
-from dlkit.core.errors import DlkitError, ExitCode
-from dlkit.core.io import write_atomic
+from dlkit.core.errors import DlkitError, ExitCode, bad_data
+from dlkit.core.io import LIMIT, missing, write_atomic
 
 MANIFEST = "manifest.json"
+COMMANDS = ("train", "baseline", "cluster")
 
 
 class RunDirectory:
@@ -59,3 +62,118 @@ class RunDirectory:
         files = sorted(p for p in self.path.rglob("*") if p.is_file() and p.name != MANIFEST)
         digests = {p.relative_to(self.path).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
         self.write_json(MANIFEST, {"sha256": digests})
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run directory, whose files were what its manifest says when it was opened.
+
+    path     the directory as the user named it
+    command  train, baseline or cluster
+    config   everything needed to repeat the run
+    digests  sha256 of each file, by its name within the directory (`checkpoint/last.safetensors`)
+    """
+
+    path: Path
+    command: str
+    config: Mapping[str, Any]
+    digests: Mapping[str, str]
+
+    @cached_property
+    def schema(self) -> Any:
+        """The content of schema.json, not yet checked: `data.Schema.from_json` does that."""
+        return _json(self, "schema.json")
+
+    def read(self, name: str) -> bytes:
+        """A file's bytes. One that the manifest does not list, or that is not what it lists: exit code 65."""
+        if name not in self.digests:
+            raise bad_data(f"{self.path}: a run of {self.command} without {name}")
+        try:
+            data = (self.path / name).read_bytes()
+        except OSError as failure:
+            raise _unreadable(self.path, name, failure) from None
+        if hashlib.sha256(data).hexdigest() != self.digests[name]:
+            raise _damaged(self.path, name)
+        return data
+
+
+def open_run(path: str | Path) -> Run:
+    """The run in a directory, each of its files checked against the manifest.
+
+    Not there, or not finished: exit code 66. No run, or damaged: 65, and the damaged file is named.
+    """
+    path = Path(path)
+    digests = _manifest(path)
+    for name in digests:
+        _check(path, name, digests[name])
+    bare = Run(path, "", {}, digests)
+    config = _json(bare, "config.json") if "config.json" in digests else None
+    command = config.get("command") if isinstance(config, dict) else None
+    if command not in COMMANDS:
+        raise bad_data(f"{path}: not a run of dlkit", "a run is a directory that train, baseline or cluster has made")
+    assert isinstance(config, dict)
+    return Run(path, str(command), config, digests)
+
+
+def _manifest(path: Path) -> dict[str, str]:
+    """File name -> sha256. The names stay within the directory, whatever the file says."""
+    try:
+        with (path / MANIFEST).open("rb") as file:
+            content = _parse(f"{path / MANIFEST}", file.read(LIMIT))
+    except OSError as failure:
+        raise _no_manifest(path, failure) from None
+    digests = content.get("sha256") if isinstance(content, dict) else None
+    names = list(digests) if isinstance(digests, dict) else []
+    inside = all(not PurePosixPath(n).is_absolute() and ".." not in PurePosixPath(n).parts and n for n in names)
+    if not names or not inside or "\0" in "".join(names):
+        raise bad_data(f"{path / MANIFEST}: damaged, or not written by dlkit")
+    return {name: str(digest) for name, digest in digests.items()} if isinstance(digests, dict) else {}
+
+
+def _no_manifest(path: Path, failure: OSError) -> DlkitError:
+    """Why there is no manifest to read: no directory, no run, or one that is not finished."""
+    if not isinstance(failure, FileNotFoundError | NotADirectoryError):
+        return missing(str(path / MANIFEST), failure)
+    if path.is_file():
+        return bad_data(f"{path}: a file, where the directory of a run is needed")
+    if not path.is_dir():
+        return missing(str(path), failure)
+    if (path / "config.json").exists():
+        message = f"{path}: this run is not finished: it has no {MANIFEST} yet"
+        return DlkitError(message, "the manifest is written last, when a run ends", ExitCode.NO_INPUT)
+    return DlkitError(f"{path}: no run in it (no {MANIFEST})", code=ExitCode.NO_INPUT)
+
+
+def _check(path: Path, name: str, digest: str) -> None:
+    """Hash a file block by block: a checkpoint may be larger than what memory is left."""
+    file = path / name
+    if file.exists() and not file.is_file():  # a pipe would wait for a writer for ever
+        raise _damaged(path, name)
+    try:
+        with file.open("rb") as stream:
+            found = hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as failure:
+        raise _unreadable(path, name, failure) from None
+    if found != digest:
+        raise _damaged(path, name)
+
+
+def _damaged(path: Path, name: str) -> DlkitError:
+    return bad_data(f"{path / name}: damaged: it is not what {MANIFEST} says", "the run has to be made again")
+
+
+def _unreadable(path: Path, name: str, failure: OSError) -> DlkitError:
+    if isinstance(failure, FileNotFoundError | IsADirectoryError):
+        return bad_data(f"{path / name}: missing, though {MANIFEST} lists it", "the run has to be made again")
+    return missing(str(path / name), failure)
+
+
+def _json(run: Run, name: str) -> Any:
+    return _parse(str(run.path / name), run.read(name))
+
+
+def _parse(where: str, data: bytes) -> Any:
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError):  # not JSON, not UTF-8, an integer of thousands of digits
+        raise bad_data(f"{where}: damaged: it is not JSON") from None

@@ -1,0 +1,125 @@
+"""Each metric against scikit-learn's, on drawn labels and scores, ties and absent classes among them."""
+
+import warnings
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dlkit.data import metrics
+
+sk = pytest.importorskip("sklearn.metrics")
+
+
+@st.composite
+def classified(draw, classes=None):
+    """(truth, probabilities): ties are common, and a class may be absent."""
+    k = classes or draw(st.integers(2, 5))
+    n = draw(st.integers(2, 60))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    truth = rng.integers(0, k, n)
+    proba = np.round(rng.dirichlet(np.ones(k) * draw(st.sampled_from([0.1, 1.0, 10.0])), n), draw(st.integers(1, 6)))
+    proba += 1e-3
+    return truth, proba / proba.sum(1, keepdims=True)
+
+
+@given(classified())
+@settings(max_examples=60)
+def test_labels(case):
+    truth, proba = case
+    k, predicted = proba.shape[1], proba.argmax(1)
+    table = metrics.confusion(truth, predicted, k)
+    assert (table == sk.confusion_matrix(truth, predicted, labels=range(k))).all()
+    assert metrics.accuracy(truth, predicted) == pytest.approx(sk.accuracy_score(truth, predicted), abs=1e-12)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a class that is only predicted: scikit-learn leaves it out, and says so
+        assert metrics.balanced_accuracy(table) == pytest.approx(sk.balanced_accuracy_score(truth, predicted))
+    found = metrics.per_class(table)
+    theirs = sk.precision_recall_fscore_support(truth, predicted, labels=range(k), zero_division=0)
+    for ours, other in zip((found.precision, found.recall, found.f1, found.support), theirs, strict=True):
+        np.testing.assert_allclose(ours, other, atol=1e-12)
+    for name, score in (("precision", sk.precision_score), ("recall", sk.recall_score), ("f1", sk.f1_score)):
+        assert found.macro(name) == pytest.approx(score(truth, predicted, average="macro", zero_division=0))
+        assert found.weighted(name) == pytest.approx(score(truth, predicted, average="weighted", zero_division=0))
+
+
+@given(classified())
+@settings(max_examples=60)
+def test_probabilities(case):
+    truth, proba = case
+    k = proba.shape[1]
+    labels = list(range(k))
+    assert metrics.log_losses(truth, proba).mean() == pytest.approx(sk.log_loss(truth, proba, labels=labels))
+    one = proba[:, 1] if k == 2 else proba
+    assert metrics.brier(truth, proba) == pytest.approx(sk.brier_score_loss(truth, one, labels=labels))
+    if len(np.unique(truth)) == k:
+        theirs = sk.roc_auc_score(truth, one, multi_class="ovr", labels=labels)
+        assert metrics.auc_ovr(truth, proba) == pytest.approx(theirs, abs=1e-12)
+    else:
+        assert np.isnan(metrics.auc_ovr(truth, proba))
+
+
+@given(classified(2))
+@settings(max_examples=40)
+def test_auc_error_is_delongs(case):
+    """By definition: the variance of the placements, O(N²)."""
+    truth, proba = case
+    a, b = proba[truth == 1, 1], proba[truth == 0, 1]
+    if min(len(a), len(b)) < 2:
+        assert np.isnan(metrics.auc_error(truth, proba[:, 1]))
+        return
+    wins = (a[:, None] > b) + 0.5 * (a[:, None] == b)
+    expected = wins.mean(1).var(ddof=1) / len(a) + wins.mean(0).var(ddof=1) / len(b)
+    assert metrics.auc_error(truth, proba[:, 1]) == pytest.approx(expected**0.5, abs=1e-12)
+
+
+def test_calibration_error_by_hand():
+    """Two bins are used: two rows at .95, one right; two at .6, both right."""
+    proba = np.array([[0.95, 0.05], [0.05, 0.95], [0.6, 0.4], [0.4, 0.6]])
+    assert metrics.calibration_error(np.array([0, 0, 0, 1]), proba) == pytest.approx((0.45 * 2 + 0.4 * 2) / 4)
+    assert metrics.calibration_error(np.array([0, 1]), np.eye(2)) == 0
+
+
+def test_calibration_of_what_is_calibrated_vanishes():
+    rng = np.random.default_rng(0)
+    p = rng.uniform(0.5, 1, 200_000)
+    truth = (rng.uniform(size=len(p)) > p).astype(int)
+    assert metrics.calibration_error(truth, np.column_stack([p, 1 - p])) < 0.006
+
+
+numbers = st.lists(st.floats(-1e6, 1e6), min_size=2, max_size=40)
+
+
+@given(numbers, st.integers(0, 2**32 - 1))
+@settings(max_examples=60)
+def test_regression(values, seed):
+    truth = np.array(values)
+    predicted = truth + np.random.default_rng(seed).normal(size=len(truth))
+    assert metrics.mae(truth, predicted) == pytest.approx(sk.mean_absolute_error(truth, predicted))
+    assert metrics.rmse(truth, predicted) == pytest.approx(sk.root_mean_squared_error(truth, predicted))
+    if np.ptp(truth) > 1e-3:
+        assert metrics.r2(truth, predicted) == pytest.approx(sk.r2_score(truth, predicted), rel=1e-6)
+    assert np.isnan(metrics.r2(np.ones(3), np.zeros(3)))
+
+
+@given(st.integers(1, 6), st.integers(1, 6), st.integers(1, 50), st.integers(0, 2**32 - 1))
+@settings(max_examples=60)
+def test_clusters(a, b, n, seed):
+    rng = np.random.default_rng(seed)
+    first, second = rng.integers(0, a, n), rng.integers(0, b, n)
+    assert metrics.adjusted_rand(first, second) == pytest.approx(sk.adjusted_rand_score(first, second), abs=1e-9)
+    theirs = sk.normalized_mutual_info_score(first, second)
+    assert metrics.normalised_mutual_info(first, second) == pytest.approx(theirs, abs=1e-9)
+
+
+def test_bootstrap_covers_the_mean_as_theory_says():
+    x = np.random.default_rng(1).normal(size=400)
+    low, high = metrics.bootstrap(lambda rows: float(x[rows].mean()), len(x))
+    half = 1.96 * x.std() / 20
+    assert low == pytest.approx(x.mean() - half, abs=0.01) and high == pytest.approx(x.mean() + half, abs=0.01)
+    assert np.isnan(metrics.bootstrap(lambda rows: float("nan"), 5)).all()
+
+
+def test_perplexity_is_that_of_a_fair_die():
+    assert metrics.perplexity(np.log(np.full(10, 1 / 6))) == pytest.approx(6)
