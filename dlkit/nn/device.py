@@ -31,6 +31,20 @@ def seed_all(seed: int) -> None:
     torch.manual_seed(seed)
 
 
+def seed_step(device: torch.device, seed: int, step: int, rank: int = 0) -> None:
+    """Seed what one step draws (dropout), so that it is a function of (seed, step, rank) and there is nothing to save.
+
+    The generators themselves: torch.manual_seed reaches for every kind of device there could be, at each step.
+    """
+    # Large odd factors: torch's CPU generator reads 32 bits of its seed.
+    mixed = (seed * 0x9E3779B1 + step * 0x85EBCA6B + rank * 0xC2B2AE35 + 1) % 2**32
+    torch.default_generator.manual_seed(mixed)
+    if device.type == "cuda":
+        torch.cuda.default_generators[device.index or torch.cuda.current_device()].manual_seed(mixed)
+    elif device.type == "mps":
+        torch.mps.manual_seed(mixed)
+
+
 def describe(device: torch.device) -> str:
     """The device as a person names it: 'cuda:0 (NVIDIA H200)', 'cpu'."""
     return f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else str(device)

@@ -1,19 +1,20 @@
 """The training loop, on one page."""
 
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from torch import nn
 
 from dlkit.core.console import Bar
 from dlkit.core.errors import DlkitError, ExitCode
-from dlkit.nn.device import synchronize
+from dlkit.nn.device import seed_step, synchronize
 from dlkit.nn.loader import Batches
 from dlkit.nn.objective import Objective, evaluate
 from dlkit.nn.schedule import SCHEDULES
-from dlkit.nn.step import Stepper, make_optimizer
+from dlkit.nn.state import State
+from dlkit.nn.step import Stepper
 from dlkit.nn.stop import Stop
 
 CHECK_EVERY = 50
@@ -57,7 +58,7 @@ class Diverged(DlkitError):
 
 
 def fit(
-    model: nn.Module,
+    state: State,
     train: Batches,
     valid: Batches,
     objective: Objective,
@@ -65,34 +66,60 @@ def fit(
     stop: Stop,
     bar: Bar,
 ) -> Iterator[Epoch]:
-    """Train `model` in place; yield after every epoch. Ends early, with a last shorter epoch, when `stop` is set."""
-    steps = Stepper(model, objective, make_optimizer(model, recipe.optimizer, recipe.lr, recipe.weight_decay))
-    factor, total, done = SCHEDULES[recipe.schedule], recipe.epochs * len(train), 0
-    model.train()
-    for epoch in range(1, recipe.epochs + 1):
-        losses, rows, first, started = [], 0, done, time.perf_counter()
-        for batch in train.shuffled(epoch):
-            lr = recipe.lr * factor(done, total)
-            losses.append(steps(batch, lr) * len(batch[1]))
-            rows, done = rows + len(batch[1]), done + 1
+    """Train from `state` on, in place; yield after every epoch. Once `stop` is set, it ends after the step at hand.
+
+    It may be left between any two steps and taken up from the same state: the end is the same to the last bit.
+    """
+    steps = Stepper(state.model, objective, state.optimizer)
+    factor, total = SCHEDULES[recipe.schedule], recipe.epochs * len(train)
+    lr = recipe.lr * factor(max(state.step - 1, 0), total)
+    state.model.train()
+    while state.epoch <= recipe.epochs:
+        losses, trained, started = Losses(state), 0, time.perf_counter()
+        for batch in train.shuffled(state.epoch, state.position):
+            lr = recipe.lr * factor(state.step, total)
+            seed_step(train.device, train.seed, state.step)
+            loss = steps(batch, lr)
+            state.step, state.position = state.step + 1, state.position + 1
+            losses.add(loss, len(batch[1]), lr)
+            trained += len(batch[1])
             bar.advance()
-            if done % CHECK_EVERY == 0:
-                _check(losses, first, epoch, lr)
             if stop.asked:
                 break
-        _check(losses, first, epoch, lr)
-        synchronize(train.device)
-        seconds = time.perf_counter() - started
-        train_loss = torch.stack(losses).cpu().double().sum().item() / rows
-        valid_loss, metric = evaluate(model, valid, objective)
-        yield Epoch(epoch, done, lr, train_loss, valid_loss, metric, rows, seconds)
+        losses.fold()
         if stop.asked:
             return
+        synchronize(train.device)
+        seconds = time.perf_counter() - started
+        valid_loss, metric = evaluate(state.model, valid, objective)
+        train_loss = state.loss_sum / state.loss_rows
+        epoch = Epoch(state.epoch, state.step, lr, train_loss, valid_loss, metric, trained, seconds)
+        state.end_epoch()
+        yield epoch
 
 
-def _check(losses: list[torch.Tensor], first: int, epoch: int, lr: float) -> None:
-    """Raise at the first loss of this epoch that is not finite."""
-    finite = torch.isfinite(torch.stack(losses[-CHECK_EVERY:])).cpu()
-    if not finite.all():
-        offset = max(len(losses) - CHECK_EVERY, 0) + int(finite.logical_not().nonzero()[0])
-        raise Diverged(first + offset + 1, epoch, lr)
+class Losses:
+    """The losses of an epoch, left on the device and looked at now and then, because each look waits for it."""
+
+    def __init__(self, state: State) -> None:
+        self.state = state
+        self.waiting: list[tuple[torch.Tensor, int, float]] = []
+
+    def add(self, loss: torch.Tensor, rows: int, lr: float) -> None:
+        """One step's mean loss over so many rows: NaN where the step was skipped."""
+        self.waiting.append((loss, rows, lr))
+        if len(self.waiting) == CHECK_EVERY:
+            self.fold()
+
+    def fold(self) -> None:
+        """Add what waits to the state's sums, in order, so that the sum does not depend on when; Diverged at a NaN."""
+        if not self.waiting:
+            return
+        losses, rows, lrs = zip(*self.waiting, strict=True)
+        first = self.state.step - len(self.waiting) + 1
+        self.waiting = []
+        for i, loss in enumerate(torch.stack(losses).tolist()):
+            if not math.isfinite(loss):
+                raise Diverged(first + i, self.state.epoch, lrs[i])
+            self.state.loss_sum += loss * rows[i]
+            self.state.loss_rows += rows[i]

@@ -49,20 +49,20 @@ class Batches:
         full, rest = divmod(self.rows, self.batch_size)
         return max(1, full + (rest > 1))
 
-    def shuffled(self, epoch: int) -> Iterator[Batch]:
-        """The batches of one training epoch."""
+    def shuffled(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """The batches of one training epoch, from the `start`-th on."""
         # torch's CPU generator reads 32 bits of its seed: two numbers must be mixed into those.
         generator = torch.Generator().manual_seed((self.seed * 1_000_003 + epoch) % 2**32)
         order = torch.randperm(self.rows, generator=generator)
-        return self._batches(order, len(self))
+        return self._batches(order, range(start, len(self)))
 
     def in_order(self) -> Iterator[Batch]:
         """Every row once, in order, for evaluation."""
-        return self._batches(torch.arange(self.rows), -(-self.rows // self.batch_size))
+        return self._batches(torch.arange(self.rows), range(-(-self.rows // self.batch_size)))
 
-    def _batches(self, order: Tensor, count: int) -> Iterator[Batch]:
+    def _batches(self, order: Tensor, numbers: range) -> Iterator[Batch]:
         order = order.to(self.x.device)
-        parts = (order[i * self.batch_size : (i + 1) * self.batch_size] for i in range(count))
+        parts = (order[i * self.batch_size : (i + 1) * self.batch_size] for i in numbers)
         if self.x.device.type == self.device.type:
             return (self._ready(self.x.index_select(0, rows), self.y.index_select(0, rows)) for rows in parts)
         return self._ahead(parts)

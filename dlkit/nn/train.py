@@ -17,6 +17,8 @@ from dlkit.core.run import RunDirectory
 from dlkit.nn.device import describe
 from dlkit.nn.fit import Diverged, Epoch, Recipe, fit
 from dlkit.nn.job import Job
+from dlkit.nn.state import State
+from dlkit.nn.step import make_optimizer
 from dlkit.nn.stop import stop_on_signals
 
 
@@ -48,37 +50,52 @@ def run(job: Job, recipe: Recipe, directory: RunDirectory, bar: Bar, outcome: Ou
     directory.write_json("config.json", _config(job, recipe))
     directory.write_json("schema.json", job.schema.to_json())
     with stop_on_signals() as stop:
-        model = job.model(job.options.seed)
-        epochs = fit(model, job.train, job.valid, job.objective, recipe, stop, bar)
+        state = begin(job, recipe)
+        epochs = fit(state, job.train, job.valid, job.objective, recipe, stop, bar)
         try:
             for epoch in epochs:
-                _record(job, model, epoch, directory, outcome)
+                _record(job, state, epoch, directory, outcome)
                 outcome.seconds = time.perf_counter() - started
                 yield epoch
         except Diverged:
             if outcome.epochs:
                 directory.finish()
             raise
+        if stop.asked:
+            _save(state.model, directory, best=not outcome.epochs)
         directory.finish()
     if stop.asked:
         raise DlkitError(
-            f"stopped at step {outcome.steps}, in epoch {outcome.epochs} of {recipe.epochs}; "
+            f"stopped at step {state.step}, in epoch {state.epoch} of {recipe.epochs}; "
             f"what was learnt is in {directory.path}",
             code=stop.code,
         )
 
 
-def _record(job: Job, model: nn.Module, epoch: Epoch, directory: RunDirectory, outcome: Outcome) -> None:
+def begin(job: Job, recipe: Recipe) -> State:
+    """The state before the first step: fresh weights, and an optimiser that has seen nothing."""
+    model = job.model(job.options.seed)
+    return State(model, make_optimizer(model, recipe.optimizer, recipe.lr, recipe.weight_decay))
+
+
+def _record(job: Job, state: State, epoch: Epoch, directory: RunDirectory, outcome: Outcome) -> None:
     """Put one epoch on disk: the last weights, the best ones where these are, and the line in metrics.jsonl."""
     outcome.epochs, outcome.steps = epoch.epoch, epoch.step
     outcome.rows += epoch.rows
     outcome.train_seconds += epoch.seconds
+    better = job.objective.better(epoch.metric, state.best) or state.best is None
+    if better:
+        state.best, state.best_epoch = epoch.metric, epoch.epoch
+    outcome.best, outcome.best_epoch = state.best, state.best_epoch
+    _save(state.model, directory, better)
+    directory.log(row(epoch, job.objective.metric))
+
+
+def _save(model: nn.Module, directory: RunDirectory, best: bool) -> None:
     weights = save({k: v.contiguous() for k, v in model.state_dict().items()})
     directory.write("checkpoint/last.safetensors", weights)
-    if job.objective.better(epoch.metric, outcome.best) or outcome.best is None:
-        outcome.best, outcome.best_epoch = epoch.metric, epoch.epoch
+    if best:
         directory.write("model.safetensors", weights)
-    directory.log(row(epoch, job.objective.metric))
 
 
 def row(epoch: Epoch, metric: str) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from dlkit.core.job import JobOptions
 from dlkit.nn.fit import Recipe, fit
 from dlkit.nn.job import Job, prepare
 from dlkit.nn.stop import Stop
+from dlkit.nn.train import begin
 
 
 def plain(job: Job, epochs: int) -> float:
@@ -47,7 +48,8 @@ def plain(job: Job, epochs: int) -> float:
 def ours(job: Job, epochs: int) -> tuple[float, float]:
     """Rows a second of dlkit's loop, and the metric it reached."""
     with console.progress(0) as bar:
-        shown = list(fit(job.model(0), job.train, job.valid, job.objective, Recipe(epochs, 0.003), Stop(), bar))
+        recipe = Recipe(epochs, 0.003)
+        shown = list(fit(begin(job, recipe), job.train, job.valid, job.objective, recipe, Stop(), bar))
     return sum(e.rows for e in shown) / sum(e.seconds for e in shown), shown[-1].metric
 
 
