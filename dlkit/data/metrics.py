@@ -6,6 +6,7 @@ that the rows do not define (AUC of one class, R² of one value) is NaN, never a
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -74,11 +75,21 @@ def ranks(values: np.ndarray) -> np.ndarray:
 
 def auc(truth: np.ndarray, score: np.ndarray) -> float:
     """Area under the ROC curve: P(score of a positive > of a negative), ties half (Mann & Whitney 1947)."""
+    return auc_of_counts(truth, score)(np.ones(len(truth)))
+
+
+def auc_of_counts(truth: np.ndarray, score: np.ndarray) -> Callable[[np.ndarray], float]:
+    """The AUC as a function of how often each row is there: sorted once, for many resamples."""
+    _, tie = np.unique(score, return_inverse=True)
     positive = truth.astype(bool)
-    n, m = int(positive.sum()), int((~positive).sum())
-    if not n or not m:
-        return float("nan")
-    return float((ranks(score)[positive].sum() - n * (n + 1) / 2) / (n * m))
+
+    def value(counts: np.ndarray) -> float:
+        above, below = (np.bincount(tie, counts * side, tie.max() + 1) for side in (positive, ~positive))
+        pairs = above.sum() * below.sum()
+        wins = above * (np.cumsum(below) - below / 2)
+        return float(wins.sum() / pairs) if pairs else float("nan")
+
+    return value
 
 
 def auc_error(truth: np.ndarray, score: np.ndarray) -> float:
@@ -183,20 +194,123 @@ def _entropy(shares: np.ndarray) -> float:
     return float(-(there * np.log(there)).sum())
 
 
+# --- ranking ---------------------------------------------------------------------------------------------------------
+
+GAINS: dict[str, Callable[[np.ndarray], np.ndarray]] = {"linear": np.asarray, "exponential": lambda rel: 2.0**rel - 1}
+"""What a relevance is worth: itself (Järvelin & Kekäläinen 2002), or 2^rel − 1 (Burges et al. 2005)."""
+
+
+def ndcg(relevance: np.ndarray, score: np.ndarray, gain: str = "linear", at: int | None = None) -> float:
+    """DCG over the best DCG of one query's documents, the discount being log₂(rank + 1), up to rank `at`.
+
+    Documents of one score share the mean gain of their ranks (McSherry & Najork 2008), as in scikit-learn's ndcg_score.
+    0 where no document is relevant.
+    """
+    gains = GAINS[gain](np.asarray(relevance, np.float64))
+    discount = 1 / np.log2(np.arange(len(gains)) + 2)
+    discount[at if at is not None else len(gains) :] = 0
+    best = float(np.sort(gains)[::-1] @ discount)
+    _, tie, counts = np.unique(-score, return_inverse=True, return_counts=True)
+    stops = np.cumsum(counts)
+    total = np.concatenate([[0.0], np.cumsum(discount)])
+    shares = (total[stops] - total[stops - counts]) / counts
+    return float(np.bincount(tie, gains) @ shares) / best if best > 0 else 0.0
+
+
+def reciprocal_rank(relevance: np.ndarray, score: np.ndarray) -> float:
+    """1 / rank of the first relevant document (relevance > 0); among documents of one score, what is expected of a
+    random order. 0 where none is relevant."""
+    relevant = np.asarray(relevance) > 0
+    if not relevant.any():
+        return 0.0
+    top = score[relevant].max()
+    before, tied = int((score > top).sum()), int((score == top).sum())
+    right = int((relevant & (score == top)).sum())
+    places = np.arange(tied - right + 1)  # how many of the tied may come before the first relevant one
+    misses = np.cumprod(np.concatenate([[1.0], (tied - right - places[:-1]) / (tied - places[:-1])]))
+    return float((misses * right / (tied - places) / (before + places + 1)).sum())
+
+
+# --- images, as they look --------------------------------------------------------------------------------------------
+
+
+def psnr(truth: np.ndarray, other: np.ndarray, data_range: float) -> float:
+    """10·log₁₀(range² / mean squared error), decibels; infinite for equal images."""
+    error = float(np.mean((truth.astype(np.float64) - other.astype(np.float64)) ** 2))
+    return float(10 * np.log10(data_range**2 / error)) if error else float("inf")
+
+
+def ssim(truth: np.ndarray, other: np.ndarray, data_range: float, window: str = "gaussian") -> float:
+    """Structural similarity of two C×H×W images, mean over channels and positions (Wang et al. 2004).
+
+    K₁ = .01, K₂ = .03. `gaussian`: their window, σ = 1.5, 11×11; `uniform`: 7×7 with sample covariance, which is what
+    scikit-image does without being asked. Only windows that lie within the image count.
+    """
+    weights = _window(window)
+    bessel = len(weights) ** 2 / (len(weights) ** 2 - 1) if window == "uniform" else 1.0
+    x, y = truth.astype(np.float64), other.astype(np.float64)
+    mx, my, xx, yy, xy = (_smooth(image, weights) for image in (x, y, x * x, y * y, x * y))
+    vx, vy, vxy = ((a - b) * bessel for a, b in ((xx, mx * mx), (yy, my * my), (xy, mx * my)))
+    c1, c2 = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
+    similarity = (2 * mx * my + c1) * (2 * vxy + c2) / ((mx * mx + my * my + c1) * (vx + vy + c2))
+    return float(similarity.mean())
+
+
+def _window(name: str) -> np.ndarray:
+    if name == "uniform":
+        return np.full(7, 1 / 7)
+    weights = np.exp(-0.5 * (np.arange(-5, 6) / 1.5) ** 2)
+    return np.asarray(weights / weights.sum())
+
+
+def _smooth(images: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """The two-dimensional window is the product of its one-dimensional ones."""
+    for axis in (-2, -1):
+        images = np.lib.stride_tricks.sliding_window_view(images, len(weights), axis) @ weights
+    return images
+
+
+# --- images, as a network sees them ----------------------------------------------------------------------------------
+
+
+def frechet_distance(first: np.ndarray, second: np.ndarray) -> float:
+    """‖μ₁ − μ₂‖² + tr(Σ₁ + Σ₂ − 2(Σ₁Σ₂)^½) of two sets of features, N×D and M×D (Heusel et al. 2017: FID).
+
+    (Σ₁Σ₂)^½ has the trace of (Σ₁^½ Σ₂ Σ₁^½)^½, which is symmetric: no complex roots, no matrix square root.
+    """
+    (m1, s1), (m2, s2) = ((f.mean(0), np.atleast_2d(np.cov(f, rowvar=False))) for f in (first, second))
+    values, vectors = np.linalg.eigh(s1)
+    root = (vectors * np.sqrt(np.clip(values, 0, None))) @ vectors.T
+    shared = np.sqrt(np.clip(np.linalg.eigvalsh(root @ s2 @ root), 0, None)).sum()
+    return float(((m1 - m2) ** 2).sum() + np.trace(s1) + np.trace(s2) - 2 * shared)
+
+
+def inception_score(proba: np.ndarray, splits: int = 1) -> tuple[float, float]:
+    """exp(mean over rows of KL(p(y|x) ‖ p(y))): mean and deviation over `splits` parts (Salimans et al. 2016)."""
+    scores = []
+    for part in np.array_split(proba, splits):
+        with np.errstate(divide="ignore", invalid="ignore"):
+            terms = np.where(part > 0, part * np.log(part / part.mean(0)), 0.0)
+        scores.append(np.exp(terms.sum(1).mean()))
+    return float(np.mean(scores)), float(np.std(scores))
+
+
 # --- how sure --------------------------------------------------------------------------------------------------------
 
 
 def bootstrap(
-    metric: Callable[[np.ndarray], float], rows: int, draws: int = 1000, level: float = 0.95, seed: int = 0
-) -> tuple[float, float]:
-    """Percentile interval of `metric`, a function of row indices, over rows drawn with replacement (Efron 1979).
+    metric: Callable[[np.ndarray], Any], rows: int, draws: int = 1000, level: float = 0.95, seed: int = 0
+) -> tuple[Any, Any]:
+    """Percentile interval (low, high) of `metric`, a function of row indices, over rows drawn with replacement.
 
-    Draws in which the metric is not defined are left out; NaN where that is most of them.
+    The metric may be an array: so is each end then. Draws in which it is not defined are left out; an end is NaN where
+    that is most of them (Efron 1979).
     """
     rng = np.random.Generator(np.random.PCG64(seed))
-    values = np.array([metric(rng.integers(0, rows, rows)) for _ in range(draws)])
-    values = values[np.isfinite(values)]
-    if len(values) < draws / 2:
-        return float("nan"), float("nan")
-    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
+    values = np.array([metric(rng.integers(0, rows, rows)) for _ in range(draws)], np.float64)
+    ends = np.full((2, *values.shape[1:]), np.nan)
+    enough = np.isfinite(values).sum(0) >= max(draws / 2, 1)
+    values = np.where(np.isfinite(values), values, np.nan)
+    if np.any(enough):
+        ends[..., enough] = np.nanquantile(values[..., enough], [(1 - level) / 2, (1 + level) / 2], axis=0)
+    return (float(ends[0]), float(ends[1])) if values.ndim == 1 else (ends[0], ends[1])

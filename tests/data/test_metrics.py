@@ -123,3 +123,112 @@ def test_bootstrap_covers_the_mean_as_theory_says():
 
 def test_perplexity_is_that_of_a_fair_die():
     assert metrics.perplexity(np.log(np.full(10, 1 / 6))) == pytest.approx(6)
+
+
+def test_bootstrap_of_several_metrics_is_that_of_each():
+    x = np.random.default_rng(2).normal(size=50)
+
+    def both(rows):
+        return [x[rows].mean(), float("nan"), x[rows].std()]
+
+    low, high = metrics.bootstrap(both, 50, 200)
+    assert np.isnan(low[1]) and np.isnan(high[1])
+    assert (low[0], high[0]) == metrics.bootstrap(lambda rows: x[rows].mean(), 50, 200)
+    assert (low[2], high[2]) == metrics.bootstrap(lambda rows: x[rows].std(), 50, 200)
+
+
+@given(classified(2), st.integers(0, 2**32 - 1))
+@settings(max_examples=30)
+def test_auc_of_counts_is_that_of_repeated_rows(case, seed):
+    truth, proba = case
+    rows = np.random.default_rng(seed).integers(0, len(truth), len(truth))
+    counts = np.bincount(rows, minlength=len(truth))
+    found = metrics.auc_of_counts(truth, proba[:, 1])(counts)
+    np.testing.assert_allclose(found, metrics.auc(truth[rows], proba[rows, 1]), atol=1e-12)
+
+
+@st.composite
+def ranked(draw):
+    n = draw(st.integers(2, 30))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    return rng.integers(0, 4, n), np.round(rng.normal(size=n), draw(st.integers(0, 3)))
+
+
+@given(ranked(), st.sampled_from(["linear", "exponential"]), st.sampled_from([None, 1, 3, 10]))
+@settings(max_examples=80)
+def test_ndcg(case, gain, at):
+    relevance, score = case
+    theirs = sk.ndcg_score([2.0**relevance - 1 if gain == "exponential" else relevance], [score], k=at)
+    assert metrics.ndcg(relevance, score, gain, at) == pytest.approx(theirs, abs=1e-12)
+
+
+@given(ranked())
+@settings(max_examples=60)
+def test_reciprocal_rank_is_the_mean_over_orders_of_ties(case):
+    relevance, score = case
+    rng = np.random.default_rng(0)
+    if len(np.unique(score)) == len(score):
+        order = np.argsort(-score)
+        found = np.flatnonzero(relevance[order] > 0)
+        assert metrics.reciprocal_rank(relevance, score) == (1 / (found[0] + 1) if len(found) else 0)
+        return
+    draws = []
+    for _ in range(400):
+        order = np.lexsort((rng.random(len(score)), -score))
+        found = np.flatnonzero(relevance[order] > 0)
+        draws.append(1 / (found[0] + 1) if len(found) else 0)
+    assert metrics.reciprocal_rank(relevance, score) == pytest.approx(np.mean(draws), abs=0.1)
+
+
+def test_frechet_distance_is_the_closed_form_and_scipys():
+    """Gaussians with diagonal covariances: Σ (μ₁−μ₂)² + (σ₁−σ₂)². Correlated features: the matrix square root."""
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(0, 2, (200_000, 3)), rng.normal(1, 1, (200_000, 3))
+    assert metrics.frechet_distance(a, b) == pytest.approx(6, abs=0.1)
+    a, b = rng.normal(size=(50, 6)) @ rng.normal(size=(6, 6)), rng.normal(size=(60, 6)) @ rng.normal(size=(6, 6)) + 1
+    linalg = pytest.importorskip("scipy.linalg")
+    s1, s2 = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
+    root = linalg.sqrtm(s1 @ s2).real
+    expected = ((a.mean(0) - b.mean(0)) ** 2).sum() + np.trace(s1 + s2 - 2 * root)
+    assert metrics.frechet_distance(a, b) == pytest.approx(expected)
+    assert metrics.frechet_distance(a, a) == pytest.approx(0, abs=1e-9)
+    assert metrics.frechet_distance(a[:, :1], b[:, :1]) == pytest.approx(
+        (a[:, 0].mean() - b[:, 0].mean()) ** 2 + (a[:, 0].std(ddof=1) - b[:, 0].std(ddof=1)) ** 2
+    )
+
+
+def test_inception_score_of_certain_and_of_blind_networks():
+    assert metrics.inception_score(np.eye(4)) == (pytest.approx(4), 0)
+    assert metrics.inception_score(np.full((8, 4), 0.25), 2)[0] == pytest.approx(1)
+    proba = np.random.default_rng(0).dirichlet(np.ones(5), 100)
+    kl = [pytest.importorskip("scipy.stats").entropy(p, proba.mean(0)) for p in proba]
+    assert metrics.inception_score(proba)[0] == pytest.approx(np.exp(np.mean(kl)))
+
+
+def test_psnr_and_ssim_by_definition():
+    """PSNR of an error of 5 everywhere; SSIM of the one window of an 11×11 image, summed out in two dimensions."""
+    a = np.full((1, 8, 8), 100, np.uint8)
+    assert metrics.psnr(a, a + np.uint8(5), 255) == pytest.approx(20 * np.log10(255 / 5))
+    assert metrics.psnr(a, a, 255) == np.inf
+    rng = np.random.default_rng(0)
+    for window, size in (("gaussian", 11), ("uniform", 7)):
+        x, y = rng.uniform(0, 255, (2, size, size))
+        g = np.exp(-0.5 * (np.arange(size) - size // 2) ** 2 / 2.25) if window == "gaussian" else np.ones(size)
+        w = np.outer(g, g) / g.sum() ** 2
+        mx, my = (w * x).sum(), (w * y).sum()
+        cov = [[(w * (a - m) * (b - n)).sum() for b, n in ((x, mx), (y, my))] for a, m in ((x, mx), (y, my))]
+        cov = np.array(cov) * (49 / 48 if window == "uniform" else 1)
+        c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+        expected = (2 * mx * my + c1) * (2 * cov[0, 1] + c2)
+        expected /= (mx**2 + my**2 + c1) * (cov[0, 0] + cov[1, 1] + c2)
+        assert metrics.ssim(x[None], y[None], 255, window) == pytest.approx(expected)
+        assert metrics.ssim(x[None], x[None], 255, window) == pytest.approx(1)
+
+
+def test_ssim_is_scikit_images():
+    """scikit-image 0.26 on these images: its defaults, and its form of Wang et al.'s window."""
+    rng = np.random.default_rng(0)
+    x = rng.integers(0, 256, (3, 32, 40)).astype(np.uint8)
+    y = np.clip(x + rng.normal(0, 20, x.shape), 0, 255).astype(np.uint8)
+    assert metrics.ssim(x, y, 255, "uniform") == pytest.approx(0.9678292372517433, abs=1e-12)
+    assert metrics.ssim(x, y, 255) == pytest.approx(0.9674263837687057, abs=1e-12)
