@@ -2,13 +2,14 @@
 
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Annotated, Any, Literal
 
 import typer
 
 from dlkit.core import complete
 from dlkit.core.job import JobOptions
+from dlkit.core.reading import ROLES, Reading
 from dlkit.core.result import Result
 
 _DATA, _SPLIT, _TRAINING, _MACHINE = "Reading the data", "Split", "Training", "Machine"
@@ -59,43 +60,14 @@ Network = Annotated[
         show_default=False,
     ),
 ]
-Target = Annotated[
-    str | None,
-    typer.Option(
-        help="The column to predict.",
-        autocompletion=complete.columns,
-        rich_help_panel=_DATA,
-        show_default="target, label, y or class",
-    ),
-]
-Task = Annotated[
-    Literal["classification", "regression"] | None,
-    typer.Option(help="What to predict it as.", rich_help_panel=_DATA, show_default="told by the target"),
-]
-Na = Annotated[
-    list[str] | None,
-    typer.Option(help="A cell that means missing, besides the empty one. Repeatable.", rich_help_panel=_DATA),
-]
-Categorical = Annotated[
-    list[str] | None,
-    typer.Option(
-        help="A column to read as categories. Repeatable.", autocompletion=complete.columns, rich_help_panel=_DATA
-    ),
-]
-Numeric = Annotated[
-    list[str] | None,
-    typer.Option(
-        help="A column to read as numbers. Repeatable.", autocompletion=complete.columns, rich_help_panel=_DATA
-    ),
-]
-Drop = Annotated[
-    list[str] | None,
-    typer.Option(help="A column to leave out. Repeatable.", autocompletion=complete.columns, rich_help_panel=_DATA),
-]
-Delimiter = Annotated[
-    str | None,
-    typer.Option(help="What separates the cells.", rich_help_panel=_DATA, show_default="comma; tab in .tsv"),
-]
+
+
+def _columns(what: str, *names: str) -> Any:
+    """A repeatable option that names columns."""
+    option = typer.Option(*names, help=what, autocompletion=complete.columns, metavar="COLUMN", rich_help_panel=_DATA)
+    return Annotated[list[str] | None, option]
+
+
 Valid = Annotated[
     float,
     typer.Option(
@@ -131,6 +103,59 @@ Seed = Annotated[
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.", rich_help_panel=_MACHINE)]
 
+_READING: dict[str, Any] = {
+    "target": Annotated[
+        str | None,
+        typer.Option(
+            help="The column to predict.",
+            autocompletion=complete.columns,
+            metavar="COLUMN",
+            rich_help_panel=_DATA,
+            show_default="target, label, y or class",
+        ),
+    ],
+    "task": Annotated[
+        Literal["classification", "regression"] | None,
+        typer.Option(help="What to predict it as.", rich_help_panel=_DATA, show_default="told by the target"),
+    ],
+    "na": Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A cell that means missing, besides the empty one. Repeatable, as are these:",
+            metavar="TEXT", rich_help_panel=_DATA,
+        ),
+    ],
+    "numeric": _columns("Read as numbers."),
+    "categorical": _columns("Read as categories."),
+    "datetime": _columns("Read as dates and times."),
+    "text": _columns("Read as prose: no feature."),
+    "id": _columns("Tells rows or groups apart: no feature.", "--id"),
+    "drop": _columns("Left out."),
+    "delimiter": Annotated[
+        str | None,
+        typer.Option(
+            help="What separates the cells.",
+            metavar="CHAR",
+            rich_help_panel=_DATA,
+            show_default="comma; tab in .tsv",
+        ),
+    ],
+    "header": Annotated[
+        bool,
+        typer.Option("--no-header", help="The first row is data; columns are c1, c2, …", rich_help_panel=_DATA),
+    ],
+    "encoding": Annotated[
+        str, typer.Option(help="utf-16, cp1252, latin-1, … of a text.", metavar="NAME", rich_help_panel=_DATA)
+    ],
+    "image_size": Annotated[
+        int,
+        typer.Option(
+            help="Side of the square that a folder's images are cut to.",
+            metavar="PIXELS",
+            rich_help_panel=_DATA,
+        ),
+    ],
+}  # fmt: skip
 _JOB: dict[str, Any] = {
     "data": Data,
     "network": Network,
@@ -139,16 +164,35 @@ _JOB: dict[str, Any] = {
     "weight_decay": WeightDecay,
     "valid": Valid,
     "seed": Seed,
-    "target": Target,
-    "task": Task,
-    "na": Na,
-    "categorical": Categorical,
-    "numeric": Numeric,
-    "drop": Drop,
-    "delimiter": Delimiter,
     "device": Device,
 }
-_REPEATABLE = ("network", "na", "categorical", "numeric", "drop")
+
+
+def reading(*, without: tuple[str, ...] = ()) -> Callable[[Callable[..., Result]], Callable[..., Result]]:
+    """`command(reading, …)` as a command line: its own arguments and options, then those of Reading, some left out."""
+
+    def decorate(command: Callable[..., Result]) -> Callable[..., Result]:
+        names = [name for name in _READING if name not in without]
+
+        def wrapper(**arguments: Any) -> Result:
+            return command(_read_options(arguments, names), **arguments)
+
+        own = list(inspect.signature(command).parameters.values())[1:]
+        return _as_command(wrapper, command, [*own, *(_parameter(name, _READING[name], Reading) for name in names)])
+
+    return decorate
+
+
+def _read_options(arguments: dict[str, Any], names: Iterable[str] = _READING) -> Reading:
+    """A Reading out of the arguments of a command, which loses them."""
+    said = {name: arguments.pop(name) for name in names}
+    said |= {name: tuple(value or ()) for name, value in said.items() if name in _REPEATABLE}
+    if "header" in said:
+        said["header"] = not said["header"]  # the flag is --no-header
+    return Reading(**said)
+
+
+_REPEATABLE = ("na", *ROLES)
 
 
 def job(command: Callable[..., Result]) -> Callable[..., Result]:
@@ -156,21 +200,30 @@ def job(command: Callable[..., Result]) -> Callable[..., Result]:
 
     def wrapper(**arguments: Any) -> Result:
         said = {name: arguments.pop(name) for name in _JOB}
-        said |= {name: tuple(said[name] or ()) for name in _REPEATABLE}
-        return command(JobOptions(**said), **arguments)
+        said["network"] = tuple(said["network"] or ())
+        return command(JobOptions(**said, reading=_read_options(arguments)), **arguments)
 
     own = list(inspect.signature(command).parameters.values())[1:]
-    shared = [_parameter(name, kind) for name, kind in _JOB.items()]
-    signature = inspect.Signature([*shared[:2], *own, *shared[2:]])
-    wrapper.__signature__ = signature  # type: ignore[attr-defined]
+    shared = [_parameter(name, kind, JobOptions) for name, kind in _JOB.items()]
+    read = [_parameter(name, kind, Reading) for name, kind in _READING.items()]
+    return _as_command(wrapper, command, [*shared[:2], *own, *shared[2:], *read])
+
+
+def _as_command(
+    wrapper: Callable[..., Result], command: Callable[..., Result], parameters: list[inspect.Parameter]
+) -> Callable[..., Result]:
+    wrapper.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     wrapper.__module__ = command.__module__
     return wrapper
 
 
-def _parameter(name: str, annotation: Any) -> inspect.Parameter:
-    default = JobOptions.__dataclass_fields__[name].default
+def _parameter(name: str, annotation: Any, owner: type[JobOptions] | type[Reading]) -> inspect.Parameter:
+    """One option, with the default that the field of its name has in `owner`."""
+    default = owner.__dataclass_fields__[name].default
     if name == "data":
         default = inspect.Parameter.empty
-    elif name in _REPEATABLE:
+    elif name == "header":
+        default = False
+    elif default == ():
         default = None
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)

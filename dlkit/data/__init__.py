@@ -1,9 +1,24 @@
 """Data sets: read from what the user names, typed by our own rules, split, and encoded by a fitted schema."""
 
-from dlkit.data.dataset import Column, Dataset, Role
+from dlkit.data.corpus import Corpus, is_text, read_text_corpus
+from dlkit.data.dataset import Column, Dataset, Role, Rows
 from dlkit.data.leak import tell_tales
-from dlkit.data.load import load
+from dlkit.data.load import load, read
 from dlkit.data.schema import Schema, fit_schema
 from dlkit.data.split import split_indices
 
-__all__ = ["Column", "Dataset", "Role", "Schema", "fit_schema", "load", "split_indices", "tell_tales"]
+__all__ = [
+    "Column",
+    "Corpus",
+    "Dataset",
+    "Role",
+    "Rows",
+    "Schema",
+    "fit_schema",
+    "is_text",
+    "load",
+    "read",
+    "read_text_corpus",
+    "split_indices",
+    "tell_tales",
+]

@@ -10,9 +10,8 @@ import polars as pl
 from numpy.lib import format as npy
 
 from dlkit.core.errors import bad_data
-from dlkit.data.build import from_arrays, from_table
-from dlkit.data.dataset import Dataset, Place
-from dlkit.data.options import Options
+from dlkit.core.reading import Reading
+from dlkit.data.dataset import Place
 from dlkit.data.source import Source, refuse_bomb, short_name
 from dlkit.data.table import Table
 
@@ -21,39 +20,48 @@ VALID_PARTS = ("valid", "val", "test")
 CHANNELS = (1, 3, 4)
 
 
-def read_npy(source: Source, options: Options) -> Dataset:
-    """One array has no target to learn: say what would be read instead."""
+def read_npy(source: Source, reading: Reading, labelled: bool) -> Table:
+    """One array: rows without a target, unless a column of it is named as that."""
     array = parse_npy(source.path, source.data)
-    message = f"{source.path}: one array of shape {array.shape}, and no target to predict"
-    raise bad_data(message, "np.savez('data.npz', X=…, y=…) keeps both in one file")
+    if labelled and (reading.target is None or array.ndim != 2):
+        message = f"{source.path}: one array of shape {array.shape}, and no target to predict"
+        raise bad_data(message, "np.savez('data.npz', X=…, y=…) keeps both in one file")
+    if not array.ndim or not len(array):
+        raise bad_data(f"{source.path}: one array of shape {array.shape}, which has no rows")
+    return table_of(source.path, array, None, hashlib.sha256(source.data).hexdigest())
 
 
-def read_npz(source: Source, options: Options) -> Dataset:
-    """`X` and `y`, or the names that Keras gives its sets (x_train, y_train, x_test, y_test)."""
+def read_npz(source: Source, reading: Reading, labelled: bool) -> Table:
+    """`X` and `y`, or the names that Keras gives its sets (x_train, y_train, x_test, y_test); `y` only if `labelled`.
+
+    An array that is alone in its file may have any name.
+    """
     members = _Members(source)
     digest = hashlib.sha256(source.data).hexdigest()
-    parts = members.find_parts()
+    parts = members.find_parts(labelled)
     xs, ys = zip(*(_checked(source.path, members, *pair) for pair in parts), strict=True)
     if len(parts) == 1:
-        return dataset_of(source.path, xs[0], ys[0], options, digest)
+        return table_of(source.path, xs[0], ys[0], digest)
     if xs[0].shape[1:] != xs[1].shape[1:]:
         raise bad_data(f"{source.path}: {parts[0][0]!r} is {xs[0].shape} and {parts[1][0]!r} is {xs[1].shape}")
     fixed = np.arange(len(xs[0]) + len(xs[1])) >= len(xs[0])
-    return dataset_of(source.path, np.concatenate(xs), np.concatenate(ys), options, digest, fixed)
+    return table_of(source.path, np.concatenate(xs), np.concatenate(ys), digest, fixed)
 
 
-def _checked(path: str, members: "_Members", x_name: str, y_name: str) -> tuple[np.ndarray, np.ndarray]:
-    x, y = members.read(x_name), members.read(y_name)
+def _checked(path: str, members: "_Members", x_name: str, y_name: str | None) -> tuple[np.ndarray, np.ndarray | None]:
+    x = members.read(x_name)
+    if not x.ndim or not len(x):
+        raise bad_data(f"{path}: {x_name!r} has no rows")
+    if y_name is None:
+        return x, None
+    y = members.read(y_name)
     if y.ndim == 2 and y.shape[1] == 1:
         y = y[:, 0]
     if y.ndim != 1:
         hint = "one-hot rows? save y.argmax(axis=1)" if y.ndim == 2 else None
         raise bad_data(f"{path}: {y_name!r} has shape {y.shape}; one target for each row is needed", hint)
-    if x.ndim < 1 or len(x) != len(y):
-        rows = len(x) if x.ndim else "no"
-        raise bad_data(f"{path}: {x_name!r} has {rows} rows and {y_name!r} has {len(y)}")
-    if not len(x):
-        raise bad_data(f"{path}: {x_name!r} has no rows")
+    if len(x) != len(y):
+        raise bad_data(f"{path}: {x_name!r} has {len(x)} rows and {y_name!r} has {len(y)}")
     return x, y
 
 
@@ -94,7 +102,7 @@ class _Members:
         if "xl/workbook.xml" in self.infos:
             raise bad_data(f"{self.path}: this is an Excel workbook", "save the sheet as CSV")
 
-    def find_parts(self) -> list[tuple[str, str]]:
+    def find_parts(self, labelled: bool) -> list[tuple[str, str | None]]:
         """The names of X and y, once, or for training and validation."""
         lower = {name.lower(): name for name in self.infos}
         for x, y in PAIRS:
@@ -106,7 +114,10 @@ class _Members:
                     found = [lower[name] for name in wanted]
                     return [(found[0], found[1]), (found[2], found[3])]
         held = ", ".join(map(repr, list(self.infos)[:10])) or "nothing"
-        raise bad_data(f"{self.path}: it holds {held}; arrays 'X' and 'y' are needed", "np.savez(path, X=…, y=…)")
+        alone = [lower[x] for x, _ in PAIRS if x in lower] or (list(self.infos) if len(self.infos) == 1 else [])
+        if labelled or not alone:
+            raise bad_data(f"{self.path}: it holds {held}; arrays 'X' and 'y' are needed", "np.savez(path, X=…, y=…)")
+        return [(alone[0], None)]
 
     def read(self, name: str) -> np.ndarray:
         info, label = self.infos[name], f"{self.path}: {name}"
@@ -120,21 +131,20 @@ class _Members:
         return parse_npy(label, data)
 
 
-def dataset_of(
-    path: str, x: np.ndarray, y: np.ndarray, options: Options, fingerprint: str, fixed: np.ndarray | None = None
-) -> Dataset:
-    """N×D is a table with columns x1 … xD; N×H×W and N×C×H×W are images."""
+def table_of(
+    path: str, x: np.ndarray, y: np.ndarray | None, fingerprint: str, fixed: np.ndarray | None = None
+) -> Table:
+    """N×D is a table with columns x1 … xD; N×H×W and N×C×H×W are images. `y` is its column y."""
     place, name = Place(path), short_name(path)
-    target = _series(path, y)
+    target = [] if y is None else [_series(path, y)]
     x = _values(path, "X", x)
     if x.ndim <= 2:
         x = x[:, None] if x.ndim == 1 else x
         refuse_infinite(path, x)
         columns = [pl.Series(f"x{i}", np.ascontiguousarray(x[:, i - 1])) for i in range(1, x.shape[1] + 1)]
-        table = Table(name, place, pl.DataFrame([*columns, target]), fingerprint, fixed_split=fixed)
-        return from_table(table, options)
+        return Table(name, place, pl.DataFrame([*columns, *target]), fingerprint, fixed_split=fixed)
     arrays, notes = as_images(path, x)
-    return from_arrays(name, place, arrays, target, options, fingerprint, fixed, notes)
+    return Table(name, place, pl.DataFrame(target), fingerprint, False, arrays, fixed, notes)
 
 
 def _series(path: str, y: np.ndarray) -> pl.Series:

@@ -1,65 +1,122 @@
-"""From what a reader found to a Dataset: options applied, columns typed, target encoded."""
+"""From what a reader found to Rows, or to a Dataset: options applied, columns typed, target encoded."""
+
+from typing import Any
 
 import numpy as np
 import polars as pl
 
 from dlkit.core.errors import bad_data
-from dlkit.data.dataset import Column, Dataset, Place
+from dlkit.core.reading import Reading
+from dlkit.data.dataset import Column, Dataset, Rows
 from dlkit.data.infer import Inference
-from dlkit.data.options import Options
 from dlkit.data.roles import describe
 from dlkit.data.table import Table
 from dlkit.data.target import read_target
 
+NAMED = ("target", "na", "numeric", "categorical", "datetime", "text", "id", "drop")
 
-def from_table(table: Table, options: Options) -> Dataset:
-    """A data set of a table's columns. The target is taken out; rows without it are left out."""
+
+def to_rows(table: Table, reading: Reading) -> Rows:
+    """Every column typed, the target's as any other. The table's own columns are used up."""
+    source = table.place.source
+    if table.arrays is not None:
+        reading.refuse_for("a set of images", *NAMED)
+        labels = Reading(categorical=[label.name for label in table.frame if label.dtype == pl.String])
+        frame, _, _ = _typed(table, table.frame.columns, labels)
+        columns = _described(frame, labels)
+        return Rows(columns=columns, frame=frame if frame.width else None, **_common(table), notes=table.notes)
+    names = table.frame.columns
+    reading.check_columns(source, names)
+    frame, unread, inference = _typed(table, [name for name in names if name not in reading.drop], reading)
+    if not frame.width:
+        raise bad_data(f"{source}: no column is left", "--drop fewer, or leave out columns of lists and bytes")
+    left_out = [f"columns of no type that can be read: {', '.join(unread[:20])}"] if unread else []
+    notes = (*table.notes, *inference.notes, *left_out)
+    return Rows(columns=_described(frame, reading), frame=frame, **_common(table), notes=notes)
+
+
+def to_dataset(table: Table, reading: Reading) -> Dataset:
+    """The target taken out and encoded; rows without it are left out. The table's own columns are used up."""
+    return _images(table, reading) if table.arrays is not None else _learnable(table, reading)
+
+
+def _learnable(table: Table, reading: Reading) -> Dataset:
     source, names = table.place.source, table.frame.columns
-    options.check_columns(source, names)
-    name = options.choose_target(source, names)
-    inference = Inference(table.place, options.na, table.is_text)
-    features = [column for column in names if column != name and column not in options.drop]
-    frame, unread = _typed(table.frame.select(features), inference, options)
-    target = read_target(table.frame[name], inference, options.task, _force(name, options))
+    reading.check_columns(source, names)
+    name = reading.choose_target(source, names)
+    features = [column for column in names if column != name and column not in reading.drop]
+    frame, unread, inference = _typed(table, features, reading)
+    target = read_target(table.frame[name], inference, reading.task, reading.role(name))
     kept = target.kept
     frame = frame if kept.all() else frame.filter(kept)
-    columns = tuple(describe(values, _force(values.name, options) is not None) for values in frame)
+    columns = _described(frame, reading)
     if not any(column.role.is_used for column in columns):
         raise bad_data(f"{source}: no column beside the target {name!r} can be learned from", _left_out(columns))
     # `class` may as well be a feature (it is one in the titanic's table): say what was taken.
-    guessed = options.target is None and name not in ("target", "y")
+    guessed = reading.target is None and name not in ("target", "y")
     chosen = (f"target: {name}; --target names another",) if guessed else ()
     left_out = _left_out(columns, unread)
     return Dataset(
-        name=table.name,
-        source=source,
         task=target.task,
         target=name,
         classes=target.classes,
         labels=target.labels,
-        fingerprint=table.fingerprint,
-        place=table.place.keep(kept),
         columns=columns,
         frame=frame,
-        fixed_split=None if table.fixed_split is None else table.fixed_split[kept],
-        notes=(*chosen, *inference.notes, *target.notes, *([left_out] if left_out else [])),
+        **_common(table) | _kept(table, kept),
+        notes=(*table.notes, *chosen, *inference.notes, *target.notes, *([left_out] if left_out else [])),
     )
 
 
-def _force(name: str, options: Options) -> str | None:
-    return "numeric" if name in options.numeric else "categorical" if name in options.categorical else None
+def _images(table: Table, reading: Reading) -> Dataset:
+    assert table.arrays is not None
+    reading.refuse_for("a set of images", *NAMED)
+    if not table.frame.width:
+        raise bad_data(f"{table.place.source}: images without labels: there is nothing to learn")
+    labels = table.frame.to_series()
+    found = read_target(labels, Inference(table.place, is_text=False), reading.task)
+    kept = found.kept
+    return Dataset(
+        task=found.task,
+        target=labels.name,
+        classes=found.classes,
+        labels=found.labels,
+        **_common(table) | _kept(table, kept) | {"arrays": table.arrays if kept.all() else table.arrays[kept]},
+        notes=(*table.notes, *found.notes),
+    )
 
 
-def _typed(frame: pl.DataFrame, inference: Inference, options: Options) -> tuple[pl.DataFrame, list[str]]:
-    """(the columns that could be typed, the names of those that could not)."""
+def _common(table: Table) -> dict[str, Any]:
+    """The fields of Rows that a table has already."""
+    same = {name: getattr(table, name) for name in ("name", "place", "fingerprint", "arrays", "fixed_split")}
+    return {"source": table.place.source, **same}
+
+
+def _kept(table: Table, kept: np.ndarray) -> dict[str, Any]:
+    """Those of them that change where rows are left out: `kept` is N bool."""
+    fixed = table.fixed_split
+    return {"place": table.place.keep(kept), "fixed_split": None if fixed is None else fixed[kept]}
+
+
+def _typed(table: Table, names: list[str], reading: Reading) -> tuple[pl.DataFrame, list[str], Inference]:
+    """(the columns that could be typed, the names of those that could not, what typed them).
+
+    Each column of cells is let go as soon as it is typed: a table of text takes more room than its numbers.
+    """
+    inference = Inference(table.place, reading.na, table.is_text)
     typed, unread = [], []
-    for cells in frame:
-        values = inference.column(cells, _force(cells.name, options))
+    for name in names:
+        cells = table.frame.drop_in_place(name)
+        values = inference.column(cells, reading.role(name), lenient=name == reading.target)
         if values is None:
-            unread.append(cells.name)
+            unread.append(name)
         else:
             typed.append(values)
-    return pl.DataFrame(typed), unread
+    return pl.DataFrame(typed), unread, inference
+
+
+def _described(frame: pl.DataFrame, reading: Reading) -> tuple[Column, ...]:
+    return tuple(describe(values, reading.role(values.name)) for values in frame)
 
 
 def _left_out(columns: tuple[Column, ...], unread: list[str] | None = None) -> str | None:
@@ -74,32 +131,3 @@ def _left_out(columns: tuple[Column, ...], unread: list[str] | None = None) -> s
 
 def _reason(column: Column) -> str:
     return "empty" if column.distinct == 0 else str(column.role)
-
-
-def from_arrays(
-    name: str,
-    place: Place,
-    arrays: np.ndarray,
-    target: pl.Series,
-    options: Options,
-    fingerprint: str,
-    fixed_split: np.ndarray | None = None,
-    notes: tuple[str, ...] = (),
-) -> Dataset:
-    """A data set of images, N×C×H×W, with one target each."""
-    options.refuse_for("a set of images", "target", "na", "categorical", "numeric", "drop")
-    found = read_target(target, Inference(place, is_text=False), options.task)
-    kept = found.kept
-    return Dataset(
-        name=name,
-        source=place.source,
-        task=found.task,
-        target=target.name,
-        classes=found.classes,
-        labels=found.labels,
-        fingerprint=fingerprint,
-        place=place.keep(kept),
-        arrays=arrays if kept.all() else arrays[kept],
-        fixed_split=None if fixed_split is None else fixed_split[kept],
-        notes=(*notes, *found.notes),
-    )

@@ -10,9 +10,7 @@ import numpy as np
 import polars as pl
 
 from dlkit.core.errors import DlkitError, ExitCode
-from dlkit.data.build import from_arrays, from_table
-from dlkit.data.dataset import Dataset, Place
-from dlkit.data.options import Options
+from dlkit.data.dataset import Place
 from dlkit.data.table import Table
 
 CELL_PARTS = (
@@ -56,15 +54,16 @@ FEATURES: dict[str, tuple[str, ...]] = {
 NAMES = tuple(FEATURES)
 
 
-def read_bundled(name: str, options: Options) -> Dataset:
+def read_bundled(name: str) -> Table:
     """digits: images 1×8×8 with values 0 … 16; the others: tables (diabetes unscaled) with the column `target`."""
     if name == "digits":
         content = _content("digits.csv.gz")
         cells = np.loadtxt(io.BytesIO(content), np.uint8, delimiter=",")
         images = np.ascontiguousarray(cells[:, :-1]).reshape(-1, 1, 8, 8)
         labels = pl.Series("target", cells[:, -1])
-        return from_arrays(name, Place(name), images, labels, options, hashlib.sha256(content).hexdigest())
-    return from_table(_diabetes() if name == "diabetes" else _classes(name), options)
+        digest = hashlib.sha256(content).hexdigest()
+        return Table(name, Place(name), pl.DataFrame([labels]), digest, arrays=images)
+    return _diabetes() if name == "diabetes" else _classes(name)
 
 
 def _classes(name: str) -> Table:

@@ -6,11 +6,12 @@ import json
 import math
 from typing import Any, NoReturn
 
-import numpy as np
 import polars as pl
 
 from dlkit.core.errors import bad_data
+from dlkit.core.reading import Reading
 from dlkit.data.dataset import Place, shown
+from dlkit.data.encoding import as_utf8
 from dlkit.data.source import Source, refuse_bomb, short_name
 from dlkit.data.table import Table
 
@@ -35,16 +36,16 @@ class _NotFinite(ValueError):
     """An infinity in JSON, which JSON does not have."""
 
 
-def read_jsonl(source: Source) -> Table:
+def read_jsonl(source: Source, reading: Reading) -> Table:
     """One JSON object a line, with the same kind of value under the same key; a key left out is a missing cell."""
     columns: dict[str, list[Any]] = {}
-    rows = source.data.removeprefix(b"\xef\xbb\xbf").rstrip().split(b"\n")
+    rows = as_utf8(source.path, source.data, reading.encoding).rstrip().split(b"\n")
     for row, line in enumerate(rows):
         for key, value in _parse(source.path, row + 1, line).items():
             cells = columns.setdefault(key, [])
             cells.extend([None] * (row - len(cells)))
             cells.append(value)
-    place = Place(source.path, np.arange(1, len(rows) + 1, dtype=np.int32))
+    place = Place(source.path, unit="line")
     series = [_column(place, name, cells, len(rows)) for name, cells in columns.items()]
     frame = pl.DataFrame(series)
     if not frame.width:

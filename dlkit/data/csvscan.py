@@ -12,57 +12,38 @@ import numpy as np
 
 from dlkit.core.errors import DlkitError, bad_data
 from dlkit.data.dataset import shown
+from dlkit.data.encoding import CHUNK, check_text, line_at
 
-CHUNK = 1 << 22
 LF, CR, QUOTE = 10, 13, 34
 
 
 @dataclass(frozen=True, eq=False)
 class Records:
-    """A table's records, the header first. `lines` holds the line of each data row, from 1."""
+    """A table's records. `lines` holds the line of each data row, from 1; `ends` the position of the line feed, or of
+    the text's end, at which each record ends, the header's too."""
 
     names: tuple[str, ...]
     lines: np.ndarray
+    ends: np.ndarray
 
     @property
     def rows(self) -> int:
         return len(self.lines)
 
 
-def scan(source: str, data: bytes, stop: int, delimiter: str) -> Records:
+def scan(source: str, data: bytes, stop: int, delimiter: str, header: bool = True) -> Records:
     """Check the text `data[:stop]` (without byte order mark and last line end) and find its records.
 
-    Every record is as wide as the header; quotes stand around whole cells; names are unique and not empty.
-    Anything else is bad data, named by line.
+    Every record is as wide as the first; quotes stand around whole cells; names are unique and not empty, or without
+    a header c1, c2, … Anything else is bad data, named by line.
     """
     check_text(source, data)
-    ends = _Scan(source, data, stop, delimiter).run()
-    names = read_names(source, data[: ends[0]], delimiter)
-    return Records(names, _lines(data, ends))
-
-
-def check_text(source: str, data: bytes) -> None:
-    """Refuse NUL and what is not UTF-8."""
-    nul = data.find(b"\0")
-    if nul >= 0:
-        raise bad_data(f"{source}: line {line_at(data, nul)} has a NUL byte: this is not a text file")
-    if data.isascii():
-        return
-    start = 0
-    while start < len(data):
-        # A line feed is never part of another character.
-        stop = data.rfind(b"\n", start, start + CHUNK) + 1 or len(data)
-        try:
-            str(memoryview(data)[start:stop], "utf-8")
-        except UnicodeDecodeError as failure:
-            at = start + failure.start
-            message = f"{source}: line {line_at(data, at)} is not UTF-8 text (byte 0x{data[at]:02x})"
-            raise bad_data(message, "save it as UTF-8, e.g. with iconv -f latin1 -t utf-8") from None
-        start = stop
-
-
-def line_at(data: bytes, position: int) -> int:
-    return data.count(b"\n", 0, position) + 1
+    found = _Scan(source, data, stop, delimiter, header)
+    ends = found.run()
+    lines = _lines(data, ends)
+    if header:
+        return Records(read_names(source, data[: ends[0]], delimiter), lines[1:], ends)
+    return Records(tuple(f"c{i}" for i in range(1, (found.width or 0) + 1)), lines, ends)
 
 
 def read_names(source: str, header: bytes, delimiter: str) -> tuple[str, ...]:
@@ -83,13 +64,13 @@ def read_names(source: str, header: bytes, delimiter: str) -> tuple[str, ...]:
 
 
 def _lines(data: bytes, ends: np.ndarray) -> np.ndarray:
-    """The line at which each record but the first begins; records spread over lines where quotes hold line ends."""
+    """The line at which each record begins; records spread over lines where quotes hold line ends."""
     if data.count(b"\n", 0, ends[-1]) == len(ends) - 1:
-        return np.arange(2, len(ends) + 1, dtype=np.int32)
+        return np.arange(1, len(ends) + 1, dtype=np.int32)
     feeds = np.concatenate(
         [start + np.flatnonzero(part == LF) for start, part in _chunks(np.frombuffer(data, np.uint8))]
     )
-    return np.searchsorted(feeds, ends[:-1] + 1).astype(np.int32) + 1
+    return np.searchsorted(feeds, np.concatenate([[0], ends[:-1] + 1])).astype(np.int32) + 1
 
 
 def _chunks(buffer: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
@@ -99,8 +80,9 @@ def _chunks(buffer: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
 class _Scan:
     """One pass over the bytes; what crosses from chunk to chunk is in its attributes."""
 
-    def __init__(self, source: str, data: bytes, stop: int, delimiter: str) -> None:
+    def __init__(self, source: str, data: bytes, stop: int, delimiter: str, header: bool) -> None:
         self.source, self.data, self.delimiter = source, data, delimiter
+        self.first = "the header" if header else "the first row"
         self.buffer = np.frombuffer(data, np.uint8, stop)
         self.has_quotes, self.has_cr = b'"' in data, b"\r" in data
         self.inside = 0  # 1 where the chunk begins inside quotes
@@ -192,9 +174,9 @@ class _Scan:
     def _ragged(self, cells: int, end: int) -> DlkitError:
         line = self._line_of_record(end)
         if cells == 1 and self.data[max(end - 2, 0) : end].endswith((b"\n", b"\n\r")):
-            return bad_data(f"{self.source}: line {line} is blank; the header has {self.width} cells")
+            return bad_data(f"{self.source}: line {line} is blank; {self.first} has {self.width} cells")
         hint = f"a cell that holds {self.delimiter!r} needs quotes around it" if cells > (self.width or 0) else None
-        message = f"{self.source}: line {line} has {cells} cell{'s' * (cells != 1)}; the header has {self.width}"
+        message = f"{self.source}: line {line} has {cells} cell{'s' * (cells != 1)}; {self.first} has {self.width}"
         return bad_data(message, hint)
 
     def _line_of_record(self, end: int) -> int:

@@ -1,7 +1,8 @@
 """What a data set is, whatever it was read from."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
+from typing import Any, Self
 
 import numpy as np
 import polars as pl
@@ -38,23 +39,32 @@ class Column:
 class Place:
     """Where the rows of a source came from, so that a message can point there.
 
-    lines  N line numbers, from 1 as an editor counts; None where the source has rows but no lines.
+    numbers  N numbers of lines or of rows, from 1 as an editor counts; None for the rows 1, 2, 3, …
+    unit     what is counted: 'line' of a text file, 'row' of anything else
     """
 
     source: str
-    lines: np.ndarray | None = None
+    numbers: np.ndarray | None = None
+    unit: str = "row"
 
     def where(self, row: int) -> str:
-        """'line 57' of a text file, 'row 56' (from 1) of anything else."""
-        return f"row {row + 1}" if self.lines is None else f"line {self.lines[row]}"
+        """'line 57' of a text file, 'row 56' of anything else."""
+        return f"{self.unit} {row + 1 if self.numbers is None else self.numbers[row]}"
 
     def bad_cell(self, row: int, column: str, value: object, problem: str, hint: str | None = None) -> DlkitError:
         return bad_data(f"{self.source}: {self.where(row)}, column {column!r}: {shown(value)} {problem}", hint)
 
+    def take(self, indices: np.ndarray) -> "Place":
+        """The place of the rows at `indices`, each still where it stands in the source."""
+        return replace(self, numbers=self.numbers_of(indices))
+
+    def numbers_of(self, indices: np.ndarray) -> np.ndarray:
+        """The lines, or else the rows from 1, of the rows at `indices`."""
+        return indices + 1 if self.numbers is None else self.numbers[indices]
+
     def keep(self, mask: np.ndarray) -> "Place":
         """The place of the rows that are kept: N bool."""
-        lines = np.arange(1, len(mask) + 1) if self.lines is None else self.lines
-        return self if mask.all() else Place(self.source, lines[mask])
+        return self if mask.all() else self.take(np.flatnonzero(mask))
 
 
 def shown(value: object) -> str:
@@ -63,25 +73,20 @@ def shown(value: object) -> str:
     return text if len(text) <= 60 else text[:57] + "…" + text[0]
 
 
-@dataclass(frozen=True, eq=False)
-class Dataset:
-    """N rows with their targets: a table (`frame`) or images (`arrays`).
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Rows:
+    """N rows as they were read: a table (`frame`) or images (`arrays`).
 
     name         short, fit for a directory's name
-    labels       N int64 class indices, or N float64 regression targets
-    columns      the frame's columns (the target is not among them)
+    columns      the frame's columns
     frame        Float64 for numbers, String for categories and text, Datetime (µs) for dates; missing is null
-    arrays       N×C×H×W, uint8 or float32
+    arrays       N×C×H×W, uint8 or float32; `frame` then holds the labels, where the source has them
     fixed_split  N bool, True for validation, where the source says how it is split
     fingerprint  sha256 of the content
     """
 
     name: str
     source: str
-    task: str
-    target: str | None
-    classes: tuple[str, ...]
-    labels: np.ndarray
     fingerprint: str
     place: Place
     columns: tuple[Column, ...] = ()
@@ -92,8 +97,36 @@ class Dataset:
 
     @property
     def rows(self) -> int:
-        return len(self.labels)
+        if self.arrays is not None:
+            return len(self.arrays)
+        return 0 if self.frame is None else self.frame.height
 
     def where(self, row: int) -> str:
         """Where a row stands in its source: 'line 57', 'row 56'."""
         return self.place.where(row)
+
+    def take(self, indices: np.ndarray) -> Self:
+        """The rows at `indices` (integers, any order, repeats allowed), as if the source had only them."""
+        parts = {name: getattr(self, name) for name in ("frame", "arrays", "fixed_split")}
+        taken: dict[str, Any] = {name: None if part is None else part[indices] for name, part in parts.items()}
+        return replace(self, place=self.place.take(indices), **taken)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Dataset(Rows):
+    """Rows with their targets. Rows whose target is missing are left out; the target is not among the columns.
+
+    labels  N int64 class indices, or N float64 regression targets
+    """
+
+    task: str
+    target: str | None
+    classes: tuple[str, ...]
+    labels: np.ndarray
+
+    @property
+    def rows(self) -> int:
+        return len(self.labels)
+
+    def take(self, indices: np.ndarray) -> Self:
+        return replace(super().take(indices), labels=self.labels[indices])

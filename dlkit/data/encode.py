@@ -9,7 +9,7 @@ import polars as pl
 
 from dlkit.core.errors import bad_data
 from dlkit.data import strict
-from dlkit.data.dataset import Column, Dataset, Role
+from dlkit.data.dataset import Column, Role, Rows
 from dlkit.data.infer import DATETIME, as_text, parse_numbers, read_dates
 
 # Categories beyond this many, in order of their frequency, share one feature.
@@ -179,7 +179,7 @@ def encoder_from_json(data: object, where: str) -> Encoder:
     return encoder
 
 
-def match_type(encoder: Encoder, dataset: Dataset, values: pl.Series, rows: np.ndarray | None) -> pl.Series:
+def match_type(encoder: Encoder, dataset: Rows, values: pl.Series, rows: np.ndarray | None) -> pl.Series:
     """A column as the type that the encoder was fitted on; a cell that cannot be that is named."""
     if values.dtype == encoder.dtype:
         return values

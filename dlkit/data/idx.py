@@ -7,31 +7,33 @@ from pathlib import Path
 import numpy as np
 
 from dlkit.core.errors import DlkitError, ExitCode, bad_data
-from dlkit.data.arrays import dataset_of
-from dlkit.data.dataset import Dataset
-from dlkit.data.options import Options
+from dlkit.core.reading import Reading
+from dlkit.data.arrays import table_of
 from dlkit.data.source import Source, read_source
+from dlkit.data.table import Table
 
 TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 
 
-def read_idx(source: Source, options: Options) -> Dataset:
-    """Images or rows of numbers, with the labels of the file that its name leads to."""
+def read_idx(source: Source, reading: Reading, labelled: bool) -> Table:
+    """Images or rows of numbers, with its labels beside it, by its name: where they are there or `labelled`."""
     images = parse_idx(source.path, source.data)
     if images.ndim == 1:
         raise bad_data(f"{source.path}: these are labels alone", "name the file of images; its labels are found beside")
-    beside = find_labels(source.path)
+    if not len(images):
+        raise bad_data(f"{source.path}: no images in it")
+    beside = find_labels(source.path, labelled)
+    if beside is None:
+        return table_of(source.path, images, None, hashlib.sha256(source.data).hexdigest())
     labels_source = read_source(beside)
     labels = parse_idx(beside, labels_source.data)
     if labels.ndim != 1:
         raise bad_data(f"{beside}: labels have one dimension; these have shape {labels.shape}")
     if len(labels) != len(images):
         raise bad_data(f"{source.path}: {len(images)} images, and {len(labels)} labels in {beside}")
-    if not len(images):
-        raise bad_data(f"{source.path}: no images in it")
     digest = hashlib.sha256(source.data)
     digest.update(labels_source.data)
-    return dataset_of(source.path, images, labels, options, digest.hexdigest())
+    return table_of(source.path, images, labels, digest.hexdigest())
 
 
 def parse_idx(path: str, data: bytes) -> np.ndarray:
@@ -50,7 +52,7 @@ def parse_idx(path: str, data: bytes) -> np.ndarray:
     return np.frombuffer(data, dtype, offset=start).reshape(shape) if count else np.empty(shape, dtype)
 
 
-def find_labels(path: str) -> str:
+def find_labels(path: str, needed: bool) -> str | None:
     """train-images-idx3-ubyte.gz -> train-labels-idx1-ubyte, with .gz or without, whichever is there."""
     images = Path(path)
     name = re.sub(r"idx\d", "idx1", images.name.removesuffix(".gz").replace("images", "labels"))
@@ -58,4 +60,6 @@ def find_labels(path: str) -> str:
     for candidate in candidates:
         if candidate.name != images.name and candidate.exists():
             return str(candidate)
+    if not needed:
+        return None
     raise DlkitError(f"{path}: no labels beside it: {name} or {name}.gz", code=ExitCode.NO_INPUT)

@@ -6,7 +6,7 @@ import os
 import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NoReturn
 
@@ -16,10 +16,10 @@ from PIL import Image, ImageOps
 
 from dlkit.core.errors import DlkitError, ExitCode, bad_data
 from dlkit.core.io import missing
-from dlkit.data.build import from_arrays
-from dlkit.data.dataset import Dataset, Place
-from dlkit.data.options import Options
+from dlkit.core.reading import Reading
+from dlkit.data.dataset import Place
 from dlkit.data.source import IMAGE_SUFFIXES, short_name
+from dlkit.data.table import Table
 
 MOST_PIXELS = 100_000_000
 VALID_NAMES = ("valid", "val", "validation", "test")
@@ -28,29 +28,32 @@ SIXTEEN_BITS = ("I", "I;16", "I;16L", "I;16B", "I;16N")
 
 @dataclass(frozen=True)
 class Picture:
-    """An image file, the name of its class, and whether it is for validation."""
+    """An image file, the name of its class (None: it lies in no class folder), and whether it is for validation."""
 
     path: Path
-    label: str
+    label: str | None
     is_valid: bool
 
 
-def read_folder(source: str, options: Options) -> Dataset:
-    """Class folders, or train/ and valid|val|test/ with class folders. Classes are the folders' sorted names."""
+def read_folder(source: str, reading: Reading, labelled: bool) -> Table:
+    """Class folders, or train/ and valid|val|test/ with class folders. Classes are the folders' sorted names.
+
+    A folder with images and no class folders is read too, unless it must be `labelled`.
+    """
     root = Path(source)
     try:
-        pictures, notes, is_split = find_pictures(root)
+        pictures, notes, is_split = find_pictures(root, labelled)
     except OSError as failure:
         raise missing(str(failure.filename or source), failure) from None
-    arrays, fingerprint = decode_all(root, pictures, options.image_size)
-    labels = pl.Series("class", [picture.label for picture in pictures])
+    arrays, fingerprint = decode_all(root, pictures, reading.image_size)
+    labels = [] if pictures[0].label is None else [pl.Series("class", [picture.label for picture in pictures])]
     fixed = np.array([picture.is_valid for picture in pictures]) if is_split else None
-    place = _Files(source, files=tuple(str(picture.path) for picture in pictures))
-    return from_arrays(short_name(source), place, arrays, labels, options, fingerprint, fixed, tuple(notes))
+    place = Files(source, files=tuple(str(picture.path) for picture in pictures))
+    return Table(short_name(source), place, pl.DataFrame(labels), fingerprint, False, arrays, fixed, tuple(notes))
 
 
 @dataclass(frozen=True, eq=False)
-class _Files(Place):
+class Files(Place):
     """Rows that are files of their own."""
 
     files: tuple[str, ...] = ()
@@ -58,13 +61,18 @@ class _Files(Place):
     def where(self, row: int) -> str:
         return self.files[row]
 
+    def take(self, indices: np.ndarray) -> "Files":
+        return replace(self, files=tuple(self.files[int(i)] for i in indices))
 
-def find_pictures(root: Path) -> tuple[list[Picture], list[str], bool]:
+
+def find_pictures(root: Path, labelled: bool = True) -> tuple[list[Picture], list[str], bool]:
     """(pictures in order, notes, whether the folder itself says which are for validation)."""
     folders = {folder.name.lower(): folder for folder in _folders(root)}
     valid = next((folders[name] for name in VALID_NAMES if name in folders), None)
     if "train" not in folders or valid is None:
         pictures, notes = _classes(root, False)
+        loose = [] if pictures or labelled else sorted(path for path in root.iterdir() if _is_picture(path))
+        pictures += [Picture(path, None, False) for path in loose]
         _check_found(root, pictures)
         return pictures, notes, False
     pictures, notes = _classes(folders["train"], False)
@@ -73,7 +81,7 @@ def find_pictures(root: Path) -> tuple[list[Picture], list[str], bool]:
     _check_found(valid, held_out)
     unknown = {picture.label for picture in held_out} - {picture.label for picture in pictures}
     if unknown:
-        raise bad_data(f"{valid}: class {min(unknown)!r} is not in {folders['train']}")
+        raise bad_data(f"{valid}: class {min(map(str, unknown))!r} is not in {folders['train']}")
     unread = [name for name in VALID_NAMES if name in folders and folders[name] != valid]
     if unread:
         notes.append(f"{folders[unread[0]]} is not read: {valid.name}/ is the validation side")

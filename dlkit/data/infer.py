@@ -20,6 +20,8 @@ LEADING_ZERO = r"^[ \t]*[+-]?0[0-9]"
 ISO_DATE = r"^D{4}-D{2}-D{2}(?:[T ]D{2}:D{2}(?::D{2}(?:\.D{1,9})?)?(?:Z|[+-]D{2}:?D{2})?)?$".replace("D", "[0-9]")
 ISO_OFFSET = r"(?:Z|:[0-9.]+[+-][0-9:]+)$"
 DATETIME = pl.Datetime("us")
+# What is read as the text that stands there.
+WORDS = ("categorical", "text")
 
 
 class Inference:
@@ -32,33 +34,46 @@ class Inference:
     def column(self, cells: pl.Series, force: str | None = None, lenient: bool = False) -> pl.Series | None:
         """A typed column; None for a type that no model can use (lists, bytes).
 
-        force    'numeric' or 'categorical', where the user says so
+        force    what the user says that the column is: a role's name
         lenient  a cell that does not belong makes the column text, not an error
         """
         if cells.dtype in (pl.String, pl.Categorical, pl.Enum):
-            return self._text(cells.cast(pl.String), force, lenient)
+            return self._text(cells.cast(pl.String), force, lenient or force == "id")
         values = self._native(cells)
-        if values is None or force is None:
+        if values is None or force in (None, "id"):
             return values
-        if force == "categorical":
+        if force in WORDS:
             return as_text(values)
-        if values.dtype != pl.Float64:
+        wanted, what = (DATETIME, "date") if force == "datetime" else (pl.Float64(), "number")
+        if values.dtype != wanted and values.null_count() < len(values):
             first = values.drop_nulls().first()
             row = int(values.is_not_null().arg_max() or 0)
-            raise self.place.bad_cell(row, cells.name, str(first), "is not a number")
-        return values
+            raise self.place.bad_cell(row, cells.name, str(first), f"is not a {what}")
+        return values.cast(wanted)
 
     def _text(self, cells: pl.Series, force: str | None, lenient: bool) -> pl.Series:
         absent = [*self.na, ""]
         cells = cells.set(cells.is_in(absent), None) if cells.is_in(absent).any() else cells
-        if force == "categorical":
+        if force in WORDS:
             return cells
+        if force == "datetime":
+            return self._dates(cells)
         if self.is_text or force == "numeric":
             values = self._numbers(cells, force == "numeric", lenient)
             if values is not None:
                 return values
         dates = parse_dates(cells)
         return cells if dates is None else dates
+
+    def _dates(self, cells: pl.Series) -> pl.Series:
+        """Every cell a date, because the user says so."""
+        values = read_dates(cells.set(cells.is_in(MISSING_WORDS), None))
+        odd = values.is_null() & cells.is_not_null() & ~cells.is_in(MISSING_WORDS)
+        if odd.any():
+            row = int(odd.arg_max() or 0)
+            hint = "dates are 2024-05-31, or 2024-05-31 14:00:00, with an offset such as +02:00 in all cells or in none"
+            raise self.place.bad_cell(row, cells.name, cells[row], "is not a date", hint)
+        return values
 
     def _numbers(self, cells: pl.Series, forced: bool, lenient: bool) -> pl.Series | None:
         """The column as numbers; None where it is text."""

@@ -1,61 +1,58 @@
 """One argument, told apart by what it is: a file, a folder, stdin, or the name of a set at hand."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from dlkit.core.errors import DlkitError, ExitCode, bad_data
+from dlkit.core.reading import Reading
 from dlkit.data.arrays import read_npy, read_npz
-from dlkit.data.build import from_table
+from dlkit.data.build import to_dataset, to_rows
 from dlkit.data.bundled import NAMES, read_bundled
 from dlkit.data.columnar import read_jsonl, read_parquet
-from dlkit.data.dataset import Dataset
+from dlkit.data.corpus import read_lines
+from dlkit.data.dataset import Dataset, Rows
 from dlkit.data.delimited import read_delimited
 from dlkit.data.idx import read_idx
 from dlkit.data.images import read_folder
-from dlkit.data.options import Options
 from dlkit.data.source import Source, read_source
+from dlkit.data.table import Table
 
 ARRAY_READERS = {"npy": read_npy, "npz": read_npz, "idx": read_idx}
-TYPED_READERS = {"parquet": read_parquet, "jsonl": read_jsonl}
 DELIMITED = ("csv", "tsv", "unknown")
+DEFAULT = Reading()
 
 
-def load(
-    source: str,
-    *,
-    target: str | None = None,
-    task: str | None = None,
-    na: Sequence[str] = (),
-    categorical: Sequence[str] = (),
-    numeric: Sequence[str] = (),
-    drop: Sequence[str] = (),
-    delimiter: str | None = None,
-    image_size: int = 64,
-) -> Dataset:
-    """Read a data set with the column to predict.
+def read(source: str, reading: Reading = DEFAULT) -> Rows:
+    """Read a data set as it is: its target, if it has one, is a column as any other.
 
-    source       CSV, TSV (.gz, .zst), Parquet, JSON lines, NPZ with X and y, IDX images with their labels beside,
-                 a folder of class folders of images (or train/ and valid/ of those), `-` for CSV on stdin, or the
-                 name of a set that scikit-learn ships: digits, iris, wine, breast_cancer, diabetes
-    target       the column to predict; without it one named target, label, y or class
-    task         'classification' or 'regression', where the inferred one is not wanted
-    na           cells that are missing, besides the empty one
-    categorical, numeric, drop   columns to read so, or not at all
-    image_size   side of the square that the images of a folder are cut to, in pixels
+    source   CSV, TSV, JSON lines, text (a line is a row of one column, `text`), Parquet, NPZ with X (and y), NPY, IDX
+             (with its labels beside it), each also compressed (.gz, .zst) or `-` for stdin; a folder of images, of
+             class folders of images, or train/ and valid/ of those; or the name of a set that scikit-learn ships:
+             digits, iris, wine, breast_cancer, diabetes
 
     Raises DlkitError: bad data 65, no such input 66, an argument that does not fit 2.
     """
-    options = Options(target, task, tuple(na), tuple(categorical), tuple(numeric), tuple(drop), delimiter, image_size)
+    return to_rows(_table(source, reading, labelled=False), reading)
+
+
+def load(source: str, reading: Reading = DEFAULT) -> Dataset:
+    """Read a data set with the column to predict: `reading.target`, or one named target, label, y or class.
+
+    Sources and errors are those of `read`; rows whose target is missing are left out, and a note says so.
+    """
+    return to_dataset(_table(source, reading, labelled=True), reading)
+
+
+def _table(source: str, reading: Reading, labelled: bool) -> Table:
     if not source or "\0" in source:
         raise DlkitError(f"{source!r} names no file", code=ExitCode.NO_INPUT)
     path = Path(source)
     if source in NAMES and not path.exists():
-        options.refuse_delimiter()
-        return read_bundled(source, options)
+        reading.refuse_for("a set at hand", "delimiter", "header", "encoding", "image_size")
+        return read_bundled(source)
     if source != "-" and _is_folder(path):
-        options.refuse_delimiter()
-        return read_folder(source, options)
-    return _read_file(read_source(source, NAMES), options)
+        reading.refuse_for("a folder", "delimiter", "header", "encoding")
+        return read_folder(source, reading, labelled)
+    return _read_file(read_source(source, NAMES), reading, labelled)
 
 
 def _is_folder(path: Path) -> bool:
@@ -65,24 +62,28 @@ def _is_folder(path: Path) -> bool:
         return False
 
 
-def _read_file(source: Source, options: Options) -> Dataset:
+def _read_file(source: Source, reading: Reading, labelled: bool) -> Table:
     kind = source.kind
     _check_kind(source, kind)
+    reading.refuse_for("a file", "image_size")
     if kind in DELIMITED:
-        table = read_delimited(source, options)
-        del source  # the file's bytes: the table has its own
-        return from_table(table, options)
-    options.refuse_delimiter()
+        return read_delimited(source, reading)
+    reading.refuse_for(f"a file of {kind.upper()}", "delimiter", "header")
+    if kind == "jsonl":
+        return read_jsonl(source, reading)
+    if kind == "txt":
+        if labelled:
+            raise bad_data(f"{source.path}: text has no target", "a table needs the suffix .csv or .tsv")
+        return read_lines(source, reading)
+    reading.refuse_for(f"a file of {kind.upper()}", "encoding")
     if kind in ARRAY_READERS:
-        return ARRAY_READERS[kind](source, options)
-    return from_table(TYPED_READERS[kind](source), options)
+        return ARRAY_READERS[kind](source, reading, labelled)
+    return read_parquet(source)
 
 
 def _check_kind(source: Source, kind: str) -> None:
     """Refuse what is not read, and a file that is not what its name says."""
     path = source.path
-    if kind == "txt":
-        raise bad_data(f"{path}: text is not read yet", "a table needs the suffix .csv or .tsv")
     if kind == "json":
         raise bad_data(f"{path}: JSON is read as one object a line", "name it .jsonl; jq -c '.[]' makes one of a list")
     if kind == "image":

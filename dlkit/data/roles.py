@@ -13,21 +13,23 @@ ROW_NUMBER_ROWS = 20
 TEXT_WORDS = 3
 
 
-def describe(values: pl.Series, forced: bool) -> Column:
-    """A column with its inferred role; `forced` columns are used as the type that the user gave them."""
+def describe(values: pl.Series, said: str | None = None) -> Column:
+    """A column with its role: what the user `said` that it is (a role's name), or else what it looks like."""
     missing = values.null_count()
     distinct = values.n_unique() - (missing > 0)
-    return Column(values.name, _role(values, len(values) - missing, distinct, forced), missing, distinct)
+    return Column(values.name, _role(values, len(values) - missing, distinct, said), missing, distinct)
 
 
-def _role(values: pl.Series, present: int, distinct: int, forced: bool) -> Role:
+def _role(values: pl.Series, present: int, distinct: int, said: str | None) -> Role:
+    if said in (Role.TEXT, Role.ID):
+        return Role(said)
     if distinct == 0 or (distinct == 1 and present == len(values)):
         return Role.CONSTANT
     if values.dtype == pl.Float64:
-        return Role.ID if not forced and distinct == len(values) and _is_row_number(values) else Role.NUMERIC
+        return Role.ID if said is None and distinct == len(values) and _is_row_number(values) else Role.NUMERIC
     if values.dtype != pl.String:
         return Role.DATETIME
-    return Role.CATEGORICAL if forced else _text_role(values, present, distinct)
+    return Role.CATEGORICAL if said == Role.CATEGORICAL else _text_role(values, present, distinct)
 
 
 def _is_row_number(values: pl.Series) -> bool:

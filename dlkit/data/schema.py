@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 
 from dlkit.core.errors import bad_data
+from dlkit.core.reading import TASKS
 from dlkit.data import strict
-from dlkit.data.dataset import Dataset
+from dlkit.data.dataset import Dataset, Rows
 from dlkit.data.encode import Encoder, Scale, encoder_from_json, encoder_to_json, fit_encoder, match_type
-from dlkit.data.options import TASKS
 
 FORMAT = 1
 CHUNK_ROWS = 1024
@@ -64,14 +64,14 @@ class Schema(_Plain):
         pairs = zip(self.encoders, [0, *stops], stops, strict=False)
         return {encoder.column: slice(start, stop) for encoder, start, stop in pairs}
 
-    def inputs(self, dataset: Dataset, rows: np.ndarray | None = None) -> np.ndarray:
+    def inputs(self, dataset: Rows, rows: np.ndarray | None = None) -> np.ndarray:
         """What a network reads: N×F float32 of a table; N×C×H×W as it is, uint8 or float32, of images.
 
         Columns are found by name. One that is missing, or holds what training did not: bad data.
         """
         return self._images(dataset, rows) if self.pixels else self._table(dataset, rows)
 
-    def _table(self, dataset: Dataset, rows: np.ndarray | None) -> np.ndarray:
+    def _table(self, dataset: Rows, rows: np.ndarray | None) -> np.ndarray:
         if dataset.frame is None:
             raise bad_data(f"{dataset.source}: images, where a table with {len(self.encoders)} columns is needed")
         out = np.zeros((dataset.rows if rows is None else len(rows), len(self.features)), np.float32)
@@ -83,7 +83,7 @@ class Schema(_Plain):
             encoder.encode(match_type(encoder, dataset, values, rows), out[:, self.slices[encoder.column]])
         return out
 
-    def _images(self, dataset: Dataset, rows: np.ndarray | None) -> np.ndarray:
+    def _images(self, dataset: Rows, rows: np.ndarray | None) -> np.ndarray:
         assert self.pixels is not None
         arrays = dataset.arrays
         needed = f"{_times(self.input_shape)} of {self.pixels.dtype}"

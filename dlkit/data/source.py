@@ -47,6 +47,9 @@ FOREIGN = (
     (b"\xfd7zXZ", "an xz archive"),
 )
 
+# First bytes that are honest text in some other encoding.
+TEXT_ELSEWHERE = (b"\xff\xfe", b"\xfe\xff", b"\x80", b"\xff\xd8\xff")
+
 
 @dataclass(frozen=True)
 class Source:
@@ -70,11 +73,17 @@ class Source:
             return "idx"
         if self.suffix in IMAGE_SUFFIXES:
             return "image"
+        if self.suffix not in SUFFIX_KINDS and self.data[:64].lstrip(b"\xef\xbb\xbf \t\r\n")[:1] == b"{":
+            return "jsonl"
         return SUFFIX_KINDS.get(self.suffix, "unknown")
 
-    def foreign(self) -> str | None:
-        """What the bytes are, where they are a known kind of file that is not text."""
-        return next((name for magic, name in FOREIGN if self.data.startswith(magic)), None)
+    def foreign(self, encoding: str = "utf-8") -> str | None:
+        """What the bytes are, where they are a known kind of file that is not text in `encoding`."""
+        if encoding.lower() not in ("utf-8", "utf8"):
+            signs = [pair for pair in FOREIGN if pair[0] not in TEXT_ELSEWHERE]
+        else:
+            signs = list(FOREIGN)
+        return next((name for magic, name in signs if self.data.startswith(magic)), None)
 
 
 def read_source(path: str, sets: tuple[str, ...] = ()) -> Source:

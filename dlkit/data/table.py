@@ -1,4 +1,4 @@
-"""A table as it was read, before its columns have roles: the readers' common product."""
+"""What a reader found, before its columns have types and roles: the readers' common product."""
 
 from dataclasses import dataclass
 
@@ -12,6 +12,7 @@ from dlkit.data.dataset import Place
 class Table:
     """Columns with names, not yet typed where `is_text` (every cell a String), else in their source's own types.
 
+    arrays       N×C×H×W, uint8 or float32, of a set of images; `frame` then holds their labels, if there are any
     fixed_split  N bool, True for validation, where the source says so
     """
 
@@ -20,4 +21,10 @@ class Table:
     frame: pl.DataFrame
     fingerprint: str
     is_text: bool = False
+    arrays: np.ndarray | None = None
     fixed_split: np.ndarray | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def rows(self) -> int:
+        return self.frame.height if self.arrays is None else len(self.arrays)

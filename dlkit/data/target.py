@@ -7,7 +7,7 @@ import polars as pl
 
 from dlkit.core.errors import bad_data
 from dlkit.data.dataset import Place
-from dlkit.data.infer import Inference, as_text, is_whole, parse_numbers
+from dlkit.data.infer import WORDS, Inference, as_text, is_whole, parse_numbers
 
 # Integers are classes if there are no more than this many, and each has this many rows on average.
 MOST_CLASSES, ROWS_PER_CLASS = 20, 20
@@ -32,7 +32,7 @@ def read_target(cells: pl.Series, inference: Inference, task: str | None, force:
     values = values.drop_nulls()
     if not len(values):
         raise bad_data(f"{place.source}: every cell of the target {cells.name!r} is missing")
-    if force == "categorical":
+    if force in WORDS:
         task = task or "classification"
     task = task or infer_task(values)
     notes = []

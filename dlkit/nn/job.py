@@ -59,16 +59,7 @@ class Job:
 def prepare(options: JobOptions) -> Job:
     """Read, split, fit the schema on the training side alone, parse the network and check that it fits the data."""
     device = devices.pick(options.device)
-    dataset = load(
-        options.data,
-        target=options.target,
-        task=options.task,
-        na=options.na,
-        categorical=options.categorical,
-        numeric=options.numeric,
-        drop=options.drop,
-        delimiter=options.delimiter,
-    )
+    dataset = load(options.data, options.reading)
     _say(dataset)
     train_rows, valid_rows = split_indices(dataset, options.valid, options.seed)
     schema = fit_schema(dataset, train_rows)

@@ -3,6 +3,7 @@
 import pytest
 
 from dlkit.core.errors import DlkitError
+from dlkit.core.reading import Reading
 from dlkit.data import load
 
 
@@ -24,7 +25,7 @@ def refused():
 
     def attempt(source: str, **options) -> DlkitError:
         with pytest.raises(DlkitError) as caught:
-            load(source, **options)
+            load(source, Reading(**options))
         assert "\n" not in caught.value.message
         return caught.value
 

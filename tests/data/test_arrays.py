@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dlkit.core.errors import DlkitError
+from dlkit.core.reading import Reading
 from dlkit.data import load
 
 Y = np.array([0, 1] * 6)
@@ -72,7 +73,7 @@ def test_images(write, x, shape, dtype):
 @pytest.mark.parametrize("names", [("X", "y"), ("x", "y"), ("data", "target"), ("images", "labels")])
 def test_tables(write, names):
     x = np.array([[i, i % 3 or np.nan] for i in range(12)])
-    dataset = load(write("a.npz", npz(**dict(zip(names, (x, Y), strict=True)))), numeric=["x1"])
+    dataset = load(write("a.npz", npz(**dict(zip(names, (x, Y), strict=True)))), Reading(numeric=["x1"]))
     assert dataset.frame.columns == ["x1", "x2"] and dataset.frame["x2"].null_count() == 4
     assert dataset.labels.tolist() == Y.tolist()
 
@@ -183,7 +184,7 @@ def damaged_files_are_bad_data_or_read(seed: int, count: int, path) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             try:
-                load(str(path / name), task="classification")
+                load(str(path / name), Reading(task="classification"))
             except DlkitError as error:
                 assert error.code in (65, 66) and "\n" not in error.message
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from sklearn import datasets
 
+from dlkit.core.reading import Reading
 from dlkit.data import load
 
 
@@ -37,6 +38,6 @@ def test_without_scikit_learn(refused, monkeypatch):
 
 
 def test_options_apply(refused):
-    assert load("iris", drop=["sepal width (cm)"]).frame.width == 3
-    assert load("wine", target="alcohol").task == "regression"
+    assert load("iris", Reading(drop=["sepal width (cm)"])).frame.width == 3
+    assert load("wine", Reading(target="alcohol")).task == "regression"
     assert refused("digits", target="x").code == 2

@@ -10,9 +10,9 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from dlkit.core.errors import DlkitError
+from dlkit.core.reading import Reading
 from dlkit.data import Role, csvscan, load
 from dlkit.data.delimited import read_delimited
-from dlkit.data.options import Options
 from dlkit.data.source import Source
 
 
@@ -116,9 +116,9 @@ def test_a_bomb_is_refused_as_it_unpacks(write, refused, monkeypatch):
 def test_delimiters(write, refused):
     for name, char in (("a.tsv", "\t"), ("a.csv", ";"), ("b.csv", "|")):
         path = write(name, FINE["no last line end"].replace(",", char))
-        assert load(path, delimiter=None if name == "a.tsv" else char).frame.columns == ["x"]
+        assert load(path, Reading(delimiter=None if name == "a.tsv" else char)).frame.columns == ["x"]
     assert refused(write("c.csv", "x;y\n1;a\n")).hint == "--delimiter ';'"
-    assert load(write("d.csv", "x\ty\n1\ta\n2\ta\n3\tb\n"), delimiter="\\t").rows == 3
+    assert load(write("d.csv", "x\ty\n1\ta\n2\ta\n3\tb\n"), Reading(delimiter="\\t")).rows == 3
     for wrong in ("", ",,", "é", '"', "a", "\n"):
         assert refused(path, delimiter=wrong).code == 2
 
@@ -143,7 +143,7 @@ def test_numbers_are_read_as_python_reads_them(write):
 @given(st.floats(allow_nan=False, allow_infinity=False))
 def test_a_number_survives(value):
     content = f"x,y\n{value!r},1\n0.5,2\n".encode()
-    frame = read_delimited(Source("x.csv", content, ".csv"), Options()).frame
+    frame = read_delimited(Source("x.csv", content, ".csv"), Reading()).frame
     from dlkit.data.infer import parse_numbers
 
     assert parse_numbers(frame["x"])[0][0] == value
@@ -160,10 +160,10 @@ def test_na_adds_to_what_is_missing(write, refused):
     rows = [f"{'?' if i == 7 else i % 5},{'-' if i == 3 else 'uv'[i % 2]},{i % 2}" for i in range(40)]
     path = write("a.csv", table("x,word,y", *rows))
     assert "--na '?'" in refused(path).hint
-    frame = load(path, na=["?", "-"]).frame
+    frame = load(path, Reading(na=["?", "-"])).frame
     assert frame["x"].null_count() == frame["word"].null_count() == 1
-    assert load(path, categorical=["x"]).frame["x"][7] == "?"
-    assert load(path, drop=["x"]).frame.columns == ["word"]
+    assert load(path, Reading(categorical=["x"])).frame["x"][7] == "?"
+    assert load(path, Reading(drop=["x"])).frame.columns == ["word"]
 
 
 def test_other_spellings_of_missing_are_not_guessed(write):
@@ -177,7 +177,7 @@ def test_leading_zeros_stay_text(write):
     rows = [f"{i % 4:05d},{i},{i % 2}" for i in range(40)]
     dataset = load(write("a.csv", table("zip,x,y", *rows)))
     assert dataset.frame["zip"][1] == "00001" and any("'zip'" in note for note in dataset.notes)
-    assert load(write("b.csv", table("zip,x,y", *rows)), numeric=["zip"]).frame["zip"][1] == 1
+    assert load(write("b.csv", table("zip,x,y", *rows)), Reading(numeric=["zip"])).frame["zip"][1] == 1
     plain = load(write("c.csv", table("x,y", "0,1", "0.5,1", "-0.5,2")))
     assert plain.frame["x"].to_list() == [0, 0.5, -0.5]
 
@@ -186,7 +186,7 @@ def test_forced_numbers_must_be_numbers(write, refused):
     path = write("a.csv", table("x,y", "1,u", "b,u", "c,v"))
     error = refused(path, numeric=["x"])
     assert error.code == 65 and "line 3, column 'x': 'b'" in error.message
-    assert load(path, numeric=["x"], na=["b", "c"]).frame["x"].to_list() == [1, None, None]
+    assert load(path, Reading(numeric=["x"], na=["b", "c"])).frame["x"].to_list() == [1, None, None]
 
 
 @pytest.mark.parametrize(
@@ -200,14 +200,16 @@ def test_forced_numbers_must_be_numbers(write, refused):
     ],
 )
 def test_dates(write, cells, first):
-    dataset = load(write("a.csv", table("t,x,y", *[f"{c},{i},{i}" for i, c in enumerate(cells)])), task="regression")
+    dataset = load(
+        write("a.csv", table("t,x,y", *[f"{c},{i},{i}" for i, c in enumerate(cells)])), Reading(task="regression")
+    )
     assert str(dataset.frame["t"][0]) == first and dataset.columns[0].role == Role.DATETIME
 
 
 @pytest.mark.parametrize("wrong", ["2019-02-30", "2019-13-01", "2019-1-1", "NA", "2019-03-23 25:00:00"])
 def test_what_is_no_date_makes_no_dates(write, wrong):
     dataset = load(
-        write("a.csv", table("t,x,y", "2019-01-01,1,1", "2019-01-02,2,2", f"{wrong},3,3")), task="regression"
+        write("a.csv", table("t,x,y", "2019-01-01,1,1", "2019-01-02,2,2", f"{wrong},3,3")), Reading(task="regression")
     )
     assert dataset.frame["t"][2] == wrong
 
@@ -225,7 +227,7 @@ def check_against_oracle(content: bytes, chunk: int = 1 << 22) -> bool:
     """Whether `content` is read. Refused it is as bad data; read, its cells are the oracle's."""
     before, csvscan.CHUNK = csvscan.CHUNK, chunk
     try:
-        read = read_delimited(Source("data.csv", content, ".csv"), Options(delimiter=","))
+        read = read_delimited(Source("data.csv", content, ".csv"), Reading(delimiter=","))
     except DlkitError as error:
         assert error.code == 65 and "\n" not in error.message
         return False
@@ -235,7 +237,7 @@ def check_against_oracle(content: bytes, chunk: int = 1 << 22) -> bool:
     assert read.frame.columns == expected[0]
     assert [[cell or "" for cell in row] for row in read.frame.rows()] == expected[1:]
     lines = content.decode().split("\n")
-    starts = [lines[line - 1] for line in read.place.lines]
+    starts = [lines[line - 1] for line in read.place.numbers]
     for start, row in zip(starts, expected[1:], strict=True):
         assert start.lstrip('"').startswith(row[0].split("\n")[0].split('"')[0].rstrip("\r"))
     return True

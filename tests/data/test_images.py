@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dlkit.core.reading import Reading
 from dlkit.data import load, split_indices
 
 
@@ -43,12 +44,12 @@ def four(data: bytes, suffix: str = ".png", first: bytes | None = None) -> dict[
 
 def first_pixels(folder, image: bytes, suffix: str = ".png", size: int = 8) -> np.ndarray:
     """size×size×3 of a folder's first image."""
-    return load(folder(four(image, suffix)), image_size=size).arrays[0].transpose(1, 2, 0)
+    return load(folder(four(image, suffix)), Reading(image_size=size)).arrays[0].transpose(1, 2, 0)
 
 
 def test_classes_are_the_folders_names_in_order(folder):
     files = four(png(plain())) | {"a/notes.txt": b"x", ".git/x.png": b"x", "a/.hidden.png": b"x", "README": b"x"}
-    dataset = load(folder(files), image_size=16)
+    dataset = load(folder(files), Reading(image_size=16))
     assert dataset.classes == ("a", "b") and dataset.labels.tolist() == [0, 0, 1, 1]
     assert dataset.arrays.shape == (4, 3, 16, 16) and dataset.arrays.dtype == np.uint8
     assert dataset.arrays[0, :, 5, 5].tolist() == [200, 100, 50]
@@ -180,7 +181,7 @@ def test_the_fingerprint_follows_names_and_contents(folder):
 
 
 def test_hymenoptera(shared):
-    dataset = load(str(shared("hymenoptera")), image_size=32)
+    dataset = load(str(shared("hymenoptera")), Reading(image_size=32))
     assert dataset.classes == ("ants", "bees") and dataset.arrays.shape == (398, 3, 32, 32)
     assert dataset.fixed_split.sum() == 153 and 100 < dataset.arrays.mean() < 160
 

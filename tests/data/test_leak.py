@@ -4,23 +4,24 @@ import numpy as np
 import polars as pl
 import pytest
 
+from dlkit.core.reading import Reading
 from dlkit.data import load, tell_tales
 
 
 def test_titanic(shared):
     """`alive` is `survived` in words, and nothing else in the table is."""
-    assert tell_tales(load(str(shared("titanic.csv")), target="survived")) == ["alive"]
+    assert tell_tales(load(str(shared("titanic.csv")), Reading(target="survived"))) == ["alive"]
 
 
 def test_titanic_class(shared):
-    assert tell_tales(load(str(shared("titanic.csv")), target="class")) == ["pclass"]
+    assert tell_tales(load(str(shared("titanic.csv")), Reading(target="class"))) == ["pclass"]
 
 
 @pytest.mark.parametrize(
     ("name", "target"), [("penguins.csv", "species"), ("california_housing.csv", "median_house_value")]
 )
 def test_honest_tables(shared, name, target):
-    assert tell_tales(load(str(shared(name)), target=target)) == []
+    assert tell_tales(load(str(shared(name)), Reading(target=target))) == []
 
 
 def table(tmp_path, **columns) -> str:
@@ -32,9 +33,11 @@ def table(tmp_path, **columns) -> str:
 def test_a_number_in_other_units(tmp_path):
     y = np.random.default_rng(0).normal(size=100)
     noisy = y + np.random.default_rng(1).normal(size=100) / 100
-    assert tell_tales(load(table(tmp_path, cents=100 * y - 7, near=noisy, y=y), target="y")) == ["cents"]
+    assert tell_tales(load(table(tmp_path, cents=100 * y - 7, near=noisy, y=y), Reading(target="y"))) == ["cents"]
 
 
 def test_unique_values_are_not_accused(tmp_path):
     rng = np.random.default_rng(0)
-    assert tell_tales(load(table(tmp_path, x=rng.normal(size=200), y=rng.integers(0, 2, 200)), target="y")) == []
+    assert (
+        tell_tales(load(table(tmp_path, x=rng.normal(size=200), y=rng.integers(0, 2, 200)), Reading(target="y"))) == []
+    )

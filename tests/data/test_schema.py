@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 from dlkit.core.errors import DlkitError
+from dlkit.core.reading import Reading
 from dlkit.data import Schema, fit_schema, load, split_indices
 
 
@@ -33,7 +34,7 @@ def mixed(n: int = 80, seed: int = 0) -> dict:
 
 def fitted(write, columns: dict | None = None, **options):
     """(dataset, training rows, schema)."""
-    dataset = load(write("a.csv", csv_of(columns or mixed())), target="y", **options)
+    dataset = load(write("a.csv", csv_of(columns or mixed())), Reading(target="y", **options))
     train, _ = split_indices(dataset, 0.25)
     return dataset, train, fit_schema(dataset, train)
 
@@ -123,18 +124,18 @@ def test_round_trip(write):
 def test_many_categories(write):
     values = [f"c{i:03}" for i in range(70) for _ in range(2 + (i < 64))] + ["c069"] * 5
     columns = {"c": values, "y": [i % 2 for i in range(len(values))]}
-    dataset = load(write("a.csv", csv_of(columns)), target="y")
+    dataset = load(write("a.csv", csv_of(columns)), Reading(target="y"))
     schema = fit_schema(dataset, np.arange(dataset.rows))
     assert len(schema.features) == 65 and "c=c069" in schema.features and schema.features[-1] == "c other"
     x = schema.inputs(dataset)
     assert (x.sum(1) == 1).all() and x[:, -1].sum() == 3 + 5 * 2
-    unseen = load(write("b.csv", csv_of({"c": ["zzz", "zzz", "c000", "c000"], "y": [0, 1, 1, 0]})), target="y")
+    unseen = load(write("b.csv", csv_of({"c": ["zzz", "zzz", "c000", "c000"], "y": [0, 1, 1, 0]})), Reading(target="y"))
     assert schema.inputs(unseen).argmax(1).tolist() == [64, 64, 0, 0]
 
 
 def test_a_column_without_information_on_the_training_side_is_left_out(write):
     columns = mixed() | {"flat": [1.0] * 79 + [2.0], "word": ["a"] * 79 + ["b"], "gap": [7.0] * 40 + [None] * 40}
-    dataset = load(write("a.csv", csv_of(columns)), target="y", categorical=["word"])
+    dataset = load(write("a.csv", csv_of(columns)), Reading(target="y", categorical=["word"]))
     schema = fit_schema(dataset, np.arange(79))
     assert not {"flat", "word=a"} & set(schema.features)
     gap = schema.inputs(dataset)[:, schema.slices["gap"]]
@@ -145,11 +146,11 @@ def test_columns_are_found_by_name(write, tmp_path):
     dataset, _, schema = fitted(write)
     columns = mixed()
     shuffled = {name: columns[name] for name in sorted(columns, reverse=True)} | {"new": [1, 2] * 40}
-    other = load(write("b.csv", csv_of(shuffled)), target="y")
+    other = load(write("b.csv", csv_of(shuffled)), Reading(target="y"))
     assert np.array_equal(schema.inputs(other), schema.inputs(dataset))
     del columns["number"]
     with pytest.raises(DlkitError, match="no column 'number'") as caught:
-        schema.inputs(load(write("c.csv", csv_of(columns)), target="y"))
+        schema.inputs(load(write("c.csv", csv_of(columns)), Reading(target="y")))
     assert caught.value.code == 65
 
 
@@ -159,7 +160,7 @@ def test_a_cell_that_training_would_not_have_read_is_named(write):
         columns = {k: v[:6] for k, v in mixed().items()}
         columns[name] = [str(v) if v is not None else None for v in columns[name]]
         columns[name][3] = value
-        dataset = load(write("b.csv", csv_of(columns)), target="y")
+        dataset = load(write("b.csv", csv_of(columns)), Reading(target="y"))
         for rows in (None, np.array([5, 3, 1])):
             with pytest.raises(DlkitError, match=f"line 5, column '{name}': '{value}' is not a ") as caught:
                 schema.inputs(dataset, rows)
@@ -168,14 +169,14 @@ def test_a_cell_that_training_would_not_have_read_is_named(write):
 
 def test_types_that_can_be_read_as_trained_are(write):
     codes = {"code": [1, 2, 3, 3] * 10, "y": [0.5 * i for i in range(40)]}
-    dataset = load(write("a.csv", csv_of(codes)), target="y", categorical=["code"])
+    dataset = load(write("a.csv", csv_of(codes)), Reading(target="y", categorical=["code"]))
     schema = fit_schema(dataset, np.arange(40))
-    plain = load(write("a.csv", csv_of(codes)), target="y")
+    plain = load(write("a.csv", csv_of(codes)), Reading(target="y"))
     assert plain.frame["code"].dtype == pl.Float64
     assert np.array_equal(schema.inputs(plain), schema.inputs(dataset))
     _, _, schema = fitted(write)
     columns = {k: v[:6] for k, v in mixed().items()} | {"number": [None] * 6, "when": [None] * 6}
-    x = schema.inputs(load(write("b.csv", csv_of(columns)), target="y", categorical=["colour"]))
+    x = schema.inputs(load(write("b.csv", csv_of(columns)), Reading(target="y", categorical=["colour"])))
     assert (x[:, 1] == 1).all() and not x[:, schema.slices["when"]].any()
 
 

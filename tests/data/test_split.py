@@ -14,7 +14,16 @@ from dlkit.data.split import allocate
 def labelled(labels: list[int], task: str = "classification") -> Dataset:
     labels = np.array(labels)
     classes = tuple(map(str, range(labels.max() + 1))) if task == "classification" else ()
-    return Dataset("d", "d", task, "y", classes, labels, "", Place("d"))
+    return Dataset(
+        name="d",
+        source="d",
+        fingerprint="",
+        place=Place("d"),
+        task=task,
+        target="y",
+        classes=classes,
+        labels=labels,
+    )
 
 
 @given(

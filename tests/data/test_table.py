@@ -6,6 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from dlkit.core.reading import Reading
 from dlkit.data import load
 
 
@@ -52,9 +53,9 @@ def test_the_task_follows_from_the_target(write, values, task, classes):
 
 def test_the_task_can_be_forced(write, refused):
     path = write("a.csv", csv_of({"x": [1, 2, 3, 4], "y": [0, 1, 0, 1], "z": ["a", "b", "a", "b"]}))
-    assert load(path, task="regression").labels.tolist() == [0, 1, 0, 1]
+    assert load(path, Reading(task="regression")).labels.tolist() == [0, 1, 0, 1]
     floats = write("b.csv", csv_of({"x": [1, 2, 3, 4], "y": [0.5, 1.5, 0.5, 1.5]}))
-    assert load(floats, task="classification").classes == ("0.5", "1.5")
+    assert load(floats, Reading(task="classification")).classes == ("0.5", "1.5")
     error = refused(path, target="z", task="regression")
     assert error.code == 65 and "line 2, column 'z': 'a' is not a number" in error.message
     assert refused(path, task="classificaton").code == 2
@@ -63,8 +64,8 @@ def test_the_task_can_be_forced(write, refused):
 def test_odd_cells_of_a_target_are_classes_if_classes_are_asked_for(write, refused):
     path = write("a.csv", csv_of({"x": [*range(1, 61)], "y": ["0", "1"] * 29 + ["?", "?"]}))
     assert "line 60, column 'y': '?'" in refused(path).message
-    assert load(path, task="classification", numeric=["x"]).classes == ("0", "1", "?")
-    assert load(path, na=["?"], numeric=["x"]).rows == 58
+    assert load(path, Reading(task="classification", numeric=["x"])).classes == ("0", "1", "?")
+    assert load(path, Reading(na=["?"], numeric=["x"])).rows == 58
 
 
 def test_which_column_is_the_target(write, refused):
@@ -73,11 +74,11 @@ def test_which_column_is_the_target(write, refused):
     assert error.code == 2 and "--target" in error.message and "alpha, beta" in error.hint
     error = refused(path, target="bta")
     assert error.code == 2 and "beta" in error.hint
-    assert load(path, target="beta").target == "beta"
+    assert load(path, Reading(target="beta")).target == "beta"
     names = {"y": [0, 1, 0], "label": [1, 0, 1], "x": [1, 2, 3]}
     dataset = load(write("b.csv", csv_of(names)))
     assert dataset.target == "label" and any("label" in note for note in dataset.notes)
-    assert load(write("c.csv", csv_of(names)), drop=["label"]).target == "y"
+    assert load(write("c.csv", csv_of(names)), Reading(drop=["label"])).target == "y"
     assert refused(path, target="beta", drop=["beta"]).code == 2
 
 
@@ -140,7 +141,7 @@ def test_roles(write):
 
 def test_roles_can_be_overridden(write, refused):
     path = write("a.csv", csv_of(many()))
-    dataset = load(path, numeric=["row"], categorical=["year", "some"], drop=["prose", "number"])
+    dataset = load(path, Reading(numeric=["row"], categorical=["year", "some"], drop=["prose", "number"]))
     found = roles(dataset)
     assert (found["row"], found["year"], found["some"]) == ("numeric", "categorical", "categorical")
     assert not {"prose", "number"} & set(found) and dataset.frame["year"][0] == "1950"
@@ -206,7 +207,7 @@ def test_parquet_values(tmp_path, refused):
     error = refused(path)
     assert error.code == 65 and "row 2, column 'x'" in error.message
     pl.DataFrame({"x": [1.0, float("nan")], "s": ["", "-"], "l": [[1], [2]], "y": [0.5, 1]}).write_parquet(path)
-    frame = load(path, na=["-"]).frame
+    frame = load(path, Reading(na=["-"])).frame
     assert frame["x"].null_count() == 1 and frame["s"].null_count() == 2 and "l" not in frame.columns
 
 
@@ -238,7 +239,7 @@ def test_names_of_nothing(refused, name):
 def test_a_target_of_dates(write, refused):
     path = write("a.csv", csv_of({"x": [1, 2, 3], "y": ["2024-01-01", "2024-01-02", "2024-01-02"]}))
     assert "dates" in refused(path).message
-    assert load(path, task="classification").classes == ("2024-01-01", "2024-01-02")
+    assert load(path, Reading(task="classification")).classes == ("2024-01-01", "2024-01-02")
 
 
 def test_hints_stay_short(write, refused):
@@ -285,12 +286,12 @@ def test_names(write):
 
 
 def test_real_tables(shared):
-    housing = load(str(shared("california_housing.csv")), target="median_house_value")
+    housing = load(str(shared("california_housing.csv")), Reading(target="median_house_value"))
     assert (housing.rows, housing.task, len(housing.columns)) == (20640, "regression", 9)
     assert housing.frame["total_bedrooms"].null_count() == 207
-    titanic = load(str(shared("titanic.csv")), target="survived")
+    titanic = load(str(shared("titanic.csv")), Reading(target="survived"))
     assert titanic.classes == ("0", "1") and np.bincount(titanic.labels).tolist() == [549, 342]
-    penguins = load(str(shared("penguins.csv")), target="species")
+    penguins = load(str(shared("penguins.csv")), Reading(target="species"))
     assert penguins.classes == ("Adelie", "Chinstrap", "Gentoo") and roles(penguins)["sex"] == "categorical"
-    taxis = load(str(shared("taxis.csv")), target="fare")
+    taxis = load(str(shared("taxis.csv")), Reading(target="fare"))
     assert roles(taxis)["pickup"] == "datetime" and roles(taxis)["pickup_zone"] == "categorical"

@@ -1,0 +1,127 @@
+"""What the user says about how to read a source: the same for every command that reads data."""
+
+import codecs
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+from dlkit.core.errors import DlkitError, nearest
+
+TASKS = ("classification", "regression")
+# A table without --target is read by the first of these names that it has.
+TARGET_NAMES = ("target", "label", "y", "class")
+ROLES = ("numeric", "categorical", "datetime", "text", "id", "drop")
+"""The options that say what a column is; a column has one of them at most."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """The fields are options of the command line. Sequences may be given as lists; they are kept as tuples.
+
+    target      the column to predict; without it one named target, label, y or class
+    task        'classification' or 'regression', where the inferred one is not wanted
+    na          cells that are missing, besides the empty one
+    numeric, categorical, datetime, text, id, drop   columns to read so, or not at all
+    delimiter   what separates the cells of CSV: one ASCII character, or 'tab'
+    header      whether the first record names the columns; else they are c1, c2, …
+    encoding    of CSV, JSON lines and text
+    image_size  side of the square that the images of a folder are cut to, in pixels
+    """
+
+    target: str | None = None
+    task: str | None = None
+    na: Sequence[str] = ()
+    numeric: Sequence[str] = ()
+    categorical: Sequence[str] = ()
+    datetime: Sequence[str] = ()
+    text: Sequence[str] = ()
+    id: Sequence[str] = ()
+    drop: Sequence[str] = ()
+    delimiter: str | None = None
+    header: bool = True
+    encoding: str = "utf-8"
+    image_size: int = 64
+
+    def __post_init__(self) -> None:
+        for option in ("na", *ROLES):
+            object.__setattr__(self, option, tuple(getattr(self, option)))
+        if self.task is not None and self.task not in TASKS:
+            raise DlkitError(f"--task {self.task}: there is no such task", nearest(self.task, TASKS))
+        if not 1 <= self.image_size <= 4096:
+            raise DlkitError(f"--image-size must be in the range [1, 4096]; got {self.image_size}")
+        _check_encoding(self.encoding)
+        said: dict[str, str] = {}
+        for option in ROLES:
+            for name in getattr(self, option):
+                if said.setdefault(name, option) != option:
+                    raise DlkitError(f"column {name!r} is named by both --{said[name]} and --{option}")
+
+    def role(self, column: str) -> str | None:
+        """What the user says that a column is: one of ROLES, or nothing."""
+        return next((option for option in ROLES if column in getattr(self, option)), None)
+
+    def check_columns(self, source: str, names: Sequence[str]) -> None:
+        """Every column that an option names must be there."""
+        named = [("target", self.target)] if self.target is not None else []
+        named += [(option, name) for option in ROLES for name in getattr(self, option)]
+        for option, name in named:
+            check_column(source, option, name, names)
+
+    def choose_target(self, source: str, names: Sequence[str]) -> str:
+        """The column to predict: the one named, or one whose name says so."""
+        target = self.target
+        if target is None:
+            target = next((name for name in TARGET_NAMES if name in names and name not in self.drop), None)
+        if target is None:
+            raise DlkitError(f"{source}: --target is needed: which column is to be predicted?", listed(names))
+        if target in self.drop:
+            raise DlkitError(f"--drop: column {target!r} is the target")
+        return target
+
+    def refuse_for(self, what: str, *names: str) -> None:
+        """Refuse the options that mean nothing for a kind of source."""
+        for name in names:
+            if getattr(self, name) != getattr(Reading, name):
+                option = "no-header" if name == "header" else name.replace("_", "-")
+                raise DlkitError(f"--{option} is for {_KINDS.get(name, 'tables with named columns')}; this is {what}")
+
+    def words(self) -> list[str]:
+        """The options of a command line that say this, defaults left out."""
+        words = []
+        for option in fields(self):
+            value = getattr(self, option.name)
+            if option.name == "header":
+                words += [] if value else ["--no-header"]
+            elif value != option.default:
+                for one in value if isinstance(value, tuple) else (value,):
+                    words += [f"--{option.name.replace('_', '-')}", str(one)]
+        return words
+
+
+_KINDS = {
+    "delimiter": "CSV and TSV",
+    "header": "CSV and TSV",
+    "encoding": "CSV, JSON lines and text",
+    "image_size": "folders of images",
+}
+
+
+def _check_encoding(name: str) -> None:
+    try:
+        codecs.lookup(name)
+        b"1234".decode(name, "ignore")
+    except (LookupError, UnicodeError, ValueError):
+        message = f"--encoding {name!r}: there is no such encoding of text"
+        raise DlkitError(message, nearest(name.lower(), _ENCODINGS)) from None
+
+
+_ENCODINGS = ("utf-8", "utf-16", "utf-32", "latin-1", "cp1252", "cp1251", "shift_jis", "gb18030", "big5", "euc-kr")
+
+
+def check_column(source: str, option: str, name: str, names: Sequence[str]) -> None:
+    """A column that an option names must be among `names`."""
+    if name not in names:
+        raise DlkitError(f"--{option}: {source} has no column {name!r}", nearest(name, list(names)))
+
+
+def listed(names: Sequence[str], most: int = 30) -> str:
+    return "columns: " + ", ".join(names[:most]) + (", …" if len(names) > most else "")
