@@ -42,6 +42,13 @@ def share(text: str) -> float:
     return value
 
 
+def below_one(text: str) -> float:
+    value = _number(text, 0, closed=True)
+    if value >= 1:
+        raise typer.BadParameter(f"must be at least 0 and below 1, such as 0.9. Got {text!r} instead.")
+    return value
+
+
 Data = Annotated[
     str,
     typer.Argument(
@@ -81,17 +88,6 @@ BatchSize = Annotated[
     int | None,
     typer.Option(min=1, help="Rows a step.", rich_help_panel=_TRAINING, show_default="about 64 steps an epoch"),
 ]
-Optimizer = Annotated[
-    Literal["adamw", "sgd"],
-    typer.Option(help="AdamW, or SGD with Nesterov momentum 0.9.", rich_help_panel=_TRAINING),
-]
-WeightDecay = Annotated[
-    float,
-    typer.Option(
-        help="Decoupled for AdamW; biases and norms are left out.",
-        parser=not_negative, metavar="NUMBER", rich_help_panel=_TRAINING,
-    ),
-]  # fmt: skip
 Seed = Annotated[
     int,
     typer.Option(
@@ -160,8 +156,6 @@ _JOB: dict[str, Any] = {
     "data": Data,
     "network": Network,
     "batch_size": BatchSize,
-    "optimizer": Optimizer,
-    "weight_decay": WeightDecay,
     "valid": Valid,
     "seed": Seed,
     "device": Device,

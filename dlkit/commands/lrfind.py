@@ -16,15 +16,19 @@ from typing import Annotated
 import typer
 
 from dlkit.commands import _options as opt
+from dlkit.commands import _recipe as rec
 from dlkit.core.job import JobOptions
+from dlkit.core.recipe import Recipe
 from dlkit.core.result import Result
 
 _SWEEP = "Sweep"
 
 
 @opt.job
+@rec.recipe("epochs", "lr", "min_lr", "patience", "ema", "swa")
 def command(
     job: JobOptions,
+    recipe: Recipe,
     *,
     start: Annotated[
         float, typer.Option(help="First rate.", parser=opt.positive, metavar="NUMBER", rich_help_panel=_SWEEP)
@@ -42,4 +46,4 @@ def command(
         raise typer.BadParameter(f"must be above --start ({start:g}). Got {end:g} instead.", param_hint="--end")
     from dlkit.nn import answers
 
-    return answers.lrfind(job, start, end, steps, seeds)
+    return answers.lrfind(job, recipe, start, end, steps, seeds)

@@ -12,37 +12,28 @@ side is held out, stratified by class. Ctrl-C stops after the current step and k
 was learnt. Next: dlkit convshape shows the cost of a network before it is trained.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from dlkit.commands import _options as opt
+from dlkit.commands import _recipe as rec
 from dlkit.core.job import JobOptions
+from dlkit.core.recipe import Recipe
 from dlkit.core.result import Result
 
 
 @opt.job
+@rec.recipe()
 def command(
     job: JobOptions,
+    recipe: Recipe,
     *,
-    epochs: Annotated[int, typer.Option(min=1, help="Passes over the training rows.", rich_help_panel="Training")] = 20,
-    lr: Annotated[
-        float,
-        typer.Option(
-            help="Peak learning rate (dlkit lrfind finds one).",
-            parser=opt.positive, metavar="NUMBER", rich_help_panel="Training",
-        ),
-    ] = 0.003,
-    schedule: Annotated[
-        Literal["one-cycle", "cosine", "constant"],
-        typer.Option(help="How the rate moves over the run.", rich_help_panel="Training"),
-    ] = "one-cycle",
     out: Annotated[
         str | None,
         typer.Option(metavar="DIR", help="The run directory to make.", show_default="runs/DATA-NETWORK-N"),
     ] = None,
-) -> Result:  # fmt: skip
+) -> Result:
     from dlkit.nn import answers
-    from dlkit.nn.fit import Recipe
 
-    return answers.train(job, Recipe(epochs, lr, job.optimizer, schedule, job.weight_decay), out)
+    return answers.train(job, recipe, out)

@@ -13,8 +13,6 @@ class JobOptions:
     data: str
     network: tuple[str, ...] = ()
     batch_size: int | None = None
-    optimizer: str = "adamw"
-    weight_decay: float = 0.01
     valid: float = 0.2
     seed: int = 0
     device: str = "auto"

@@ -5,17 +5,17 @@ from typing import Any
 
 from dlkit.core import console, draw
 from dlkit.core.job import JobOptions
+from dlkit.core.recipe import Recipe
 from dlkit.core.result import Column, Result, Row
 from dlkit.core.run import RunDirectory
 from dlkit.nn import lrfind as finder
 from dlkit.nn import train as training
-from dlkit.nn.fit import Recipe
 from dlkit.nn.job import Job, prepare
 
 
 def train(options: JobOptions, recipe: Recipe, out: str | None) -> Result:
     """Prepare everything, so that what can fail fails before the first row, then train as the rows are read."""
-    job = prepare(options)
+    job = prepare(options, recipe)
     job.model(options.seed)  # a network that cannot be built is an error of the command line, not of the run
     directory = RunDirectory.create(out, f"{job.dataset.name}-{job.name}")
     console.note(job.describe())
@@ -52,13 +52,13 @@ def _epochs(
     summary.update(training.summary(job, directory, outcome))
 
 
-def lrfind(options: JobOptions, start: float, end: float, steps: int, seeds: int) -> Result:
+def lrfind(options: JobOptions, recipe: Recipe, start: float, end: float, steps: int, seeds: int) -> Result:
     """Sweep once a seed, and answer with the median suggestion; none where the loss shows no clear minimum."""
-    job = prepare(options)
+    job = prepare(options, recipe)
     console.note(job.describe())
     with console.progress(seeds * steps, "sweeping") as bar:
         sweeps = [
-            finder.sweep(job, options.seed + i, start, end, steps, options.optimizer, options.weight_decay, bar)
+            finder.sweep(job, options.seed + i, start, end, steps, bar)
             for i in range(seeds)
         ]
     found = finder.combine(sweeps)

@@ -55,15 +55,29 @@ class Net(nn.Module):
         self._output = output
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        values = {SOURCE: x}
+        return self.run(0, len(self._names), x)
+
+    def run(self, start: int, end: int, x: torch.Tensor) -> torch.Tensor:
+        """Steps `start` to `end`, the end left out, where `x` is the one value alive before them (`cuts`)."""
+        values = {start - 1: x}  # before the first step that is SOURCE
         del x
-        for i, (name, (sources, freed)) in enumerate(zip(self._names, self._plan, strict=True)):
+        for i in range(start, end):
+            sources, freed = self._plan[i]
             inputs = [values[source] for source in sources]
             for source in freed:
                 del values[source]
-            values[i] = self._modules[name](*inputs)
+            values[i] = self._modules[self._names[i]](*inputs)
             del inputs
-        return values[self._output]
+        return values[self._output if end == len(self._names) else end - 1]
+
+    def cuts(self) -> list[int]:
+        """The steps, without the first, before which the output of the step before is the only value alive."""
+        alive, found = {SOURCE}, []
+        for i, (_, freed) in enumerate(self._plan):
+            if i and alive == {i - 1}:
+                found.append(i)
+            alive = (alive - set(freed)) | {i}
+        return found
 
 
 class Sum(nn.Module):

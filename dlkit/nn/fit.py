@@ -9,27 +9,15 @@ import torch
 
 from dlkit.core.console import Bar
 from dlkit.core.errors import DlkitError, ExitCode
+from dlkit.core.recipe import Recipe
 from dlkit.nn.device import seed_step, synchronize
 from dlkit.nn.loader import Batches
 from dlkit.nn.objective import Objective, evaluate
-from dlkit.nn.schedule import SCHEDULES
 from dlkit.nn.state import State
-from dlkit.nn.step import Stepper
 from dlkit.nn.stop import Stop
 
 CHECK_EVERY = 50
 """Steps between looks at the losses: each look waits for the device."""
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How to train: all that the loop is told besides the network and the rows."""
-
-    epochs: int
-    lr: float
-    optimizer: str = "adamw"
-    schedule: str = "one-cycle"
-    weight_decay: float = 0.01
 
 
 @dataclass(frozen=True)
@@ -70,16 +58,15 @@ def fit(
 
     It may be left between any two steps and taken up from the same state: the end is the same to the last bit.
     """
-    steps = Stepper(state.model, objective, state.optimizer)
-    factor, total = SCHEDULES[recipe.schedule], recipe.epochs * len(train)
-    lr = recipe.lr * factor(max(state.step - 1, 0), total)
+    steps, plan = state.stepper, state.plan
+    lr = plan(max(state.step - 1, 0)).lr
     state.model.train()
-    while state.epoch <= recipe.epochs:
+    while state.epoch <= recipe.epochs and not (recipe.patience and state.stale >= recipe.patience):
         losses, trained, started = Losses(state), 0, time.perf_counter()
         for batch in train.shuffled(state.epoch, state.position):
-            lr = recipe.lr * factor(state.step, total)
+            rates = plan(state.step - steps.skipped)
             seed_step(train.device, train.seed, state.step)
-            loss = steps(batch, lr)
+            loss, lr = steps(batch, rates), rates.lr
             state.step, state.position = state.step + 1, state.position + 1
             losses.add(loss, len(batch[1]), lr)
             trained += len(batch[1])
@@ -91,7 +78,9 @@ def fit(
             return
         synchronize(train.device)
         seconds = time.perf_counter() - started
-        valid_loss, metric = evaluate(state.model, valid, objective)
+        steps.end_epoch(state.epoch, train)
+        valid_loss, metric = evaluate(steps.judged, valid, objective)
+        plan.observe(valid_loss)
         train_loss = state.loss_sum / state.loss_rows
         epoch = Epoch(state.epoch, state.step, lr, train_loss, valid_loss, metric, trained, seconds)
         state.end_epoch()

@@ -13,12 +13,14 @@ from dlkit.core.errors import DlkitError
 from dlkit.core.graph import Graph, walk
 from dlkit.core.job import JobOptions
 from dlkit.core.layers import Shape, show
+from dlkit.core.recipe import Recipe
 from dlkit.data import Dataset, Schema, fit_schema, load, split_indices, tell_tales
 from dlkit.nn import device as devices
 from dlkit.nn.build import build
 from dlkit.nn.default import default_network
 from dlkit.nn.loader import Batches, Normalise
-from dlkit.nn.objective import Objective
+from dlkit.nn import precision
+from dlkit.nn.objective import Objective, make_objective
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,7 @@ class Job:
     """Everything that is fixed before the first step."""
 
     options: JobOptions
+    recipe: Recipe
     dataset: Dataset
     schema: Schema
     name: str
@@ -52,13 +55,14 @@ class Job:
         return (
             f"{self.dataset.name}: {self.train.rows:,} rows to train on, {self.valid.rows:,} to validate, {kind}; "
             f"{self.name} of {self.params:,} parameters on {devices.describe(self.device)}, "
-            f"batches of {self.train.batch_size}, {self.options.optimizer}"
+            f"batches of {self.train.batch_size}, {self.recipe.optimizer}"
         )
 
 
-def prepare(options: JobOptions) -> Job:
+def prepare(options: JobOptions, recipe: Recipe) -> Job:
     """Read, split, fit the schema on the training side alone, parse the network and check that it fits the data."""
     device = devices.pick(options.device)
+    precision.check(recipe.precision, device)
     dataset = load(options.data, options.reading)
     _say(dataset)
     train_rows, valid_rows = split_indices(dataset, options.valid, options.seed)
@@ -73,8 +77,10 @@ def prepare(options: JobOptions) -> Job:
     # Evaluation keeps no gradients: four batches' worth of rows fit where one did.
     train, valid = side(train_rows, min(size, len(train_rows))), side(valid_rows, 4 * size)
     _check_norms(graph, schema.input_shape, train.batch_size)
-    objective = Objective(schema.task, _outputs(schema), float(schema.target_std or 1.0))
-    return Job(options, dataset, schema, name, graph, objective, train, valid, device)
+    unit = float(schema.target_std or 1.0)
+    objective = make_objective(schema.task, schema.classes, unit, recipe, train.y, device)
+    _check_accumulate(recipe, train)
+    return Job(options, recipe, dataset, schema, name, graph, objective, train, valid, device)
 
 
 def _say(dataset: Dataset) -> None:
@@ -132,6 +138,14 @@ def _check_norms(graph: Graph, shape: Shape, batch_size: int) -> None:
                 f"{step.name} normalises over the batch, and --batch-size 1 leaves it one value per channel",
                 "use --batch-size 2 or more, or another norm such as ln",
             )
+
+
+def _check_accumulate(recipe: Recipe, train: Batches) -> None:
+    if recipe.accumulate > train.batch_size:
+        raise DlkitError(
+            f"--accumulate {recipe.accumulate} is more than the {train.batch_size} rows of a step",
+            f"--batch-size {recipe.accumulate} or more; it is always the whole step",
+        )
 
 
 def _normalise(schema: Schema, device: torch.device) -> Normalise | None:

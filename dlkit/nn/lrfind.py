@@ -9,7 +9,8 @@ from itertools import count
 from dlkit.core.console import Bar
 from dlkit.nn.job import Job
 from dlkit.nn.loader import Batch
-from dlkit.nn.step import Stepper, make_optimizer
+from dlkit.nn.schedule import Rates
+from dlkit.nn.step import Stepper
 
 SMOOTHING = 0.9
 """Weight of the past in the moving average of the loss."""
@@ -44,20 +45,18 @@ class Suggestions:
         return statistics.median(v for v in values if v is not None) if None not in values else None
 
 
-def sweep(
-    job: Job, seed: int, start: float, end: float, steps: int, optimizer: str, weight_decay: float, bar: Bar
-) -> Sweep:
+def sweep(job: Job, seed: int, start: float, end: float, steps: int, bar: Bar) -> Sweep:
     """One sweep with a fresh network, geometric from `start` to `end`, stopped where the loss diverges.
 
     Nothing needs restoring after it: network and optimiser are its own, and the order of rows has its own generator.
     """
     model = job.model(seed)
-    step = Stepper(model, job.objective, make_optimizer(model, optimizer, start, weight_decay))
+    step = Stepper(model, job.objective, job.recipe)
     result, average = Sweep([], [], []), 0.0
     model.train()
     for i, batch in zip(range(steps), _endless(job, seed), strict=False):
         lr = start * (end / start) ** (i / (steps - 1))
-        loss = step(batch, lr).item()
+        loss = step(batch, Rates(lr)).item()
         bar.advance()
         if not math.isfinite(loss):
             break

@@ -1,25 +1,37 @@
 """What a task minimises and what it reports: one definition, used by training, the finder and evaluation."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from dlkit.core.errors import DlkitError, nearest
+from dlkit.core.recipe import LOSSES, Recipe
 from dlkit.nn.loader import Batches
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Objective:
     """The loss to minimise and the metric to report.
 
-    classification  mean cross-entropy in nats; accuracy in [0, 1].
-    regression      mean squared error of the standardised target; RMSE in the target's own units (`unit` = its std).
+    classification  cross-entropy in nats, focal, or one binary cross-entropy a class; accuracy in [0, 1].
+    regression      an error of the standardised target; RMSE in the target's own units (`unit` = its std).
+
+    smoothing   label smoothing of the cross-entropy
+    weights     one for each class: the loss is Σ w·loss / Σ w, as torch's cross-entropy has it
+    gamma       focal: (1 − p)^γ of Lin et al. 2017
+    delta       Huber's δ, smooth L1's β, in standard deviations of the target
     """
 
     task: str
     outputs: int
     unit: float = 1.0
+    name: str = ""
+    smoothing: float = 0.0
+    weights: Tensor | None = None
+    gamma: float = 2.0
+    delta: float = 1.0
 
     @property
     def metric(self) -> str:
@@ -33,32 +45,124 @@ class Objective:
             return True
         return new > old if self.task == "classification" else new < old
 
+    def plain(self) -> "Objective":
+        """The same without smoothing and class weights: what validation reports."""
+        return replace(self, smoothing=0.0, weights=None)
+
     def loss(self, output: Tensor, target: Tensor) -> Tensor:
         """Mean over the batch. `output` B×classes or B×1, `target` B."""
+        return self.total(output, target) / self.weight(target)
+
+    def weight(self, target: Tensor) -> Tensor | int:
+        """What a sum over these rows is divided by: their number, or the sum of their classes' weights."""
+        return len(target) if self.weights is None else self.weights[target].sum()
+
+    def total(self, output: Tensor, target: Tensor) -> Tensor:
+        """Sum over the batch; over micro-batches these add up to that of the whole one."""
         if self.task == "classification":
-            return F.cross_entropy(output, target)
-        return F.mse_loss(output.squeeze(1), target)
+            return self._of_classes(output, target)
+        return _ERRORS[self.name or "mse"](output.squeeze(1), target, self.delta)
+
+    def _of_classes(self, output: Tensor, target: Tensor) -> Tensor:
+        if self.name == "bce":
+            return binary(output, F.one_hot(target, output.shape[1]).to(output.dtype), self._of_rows(target))
+        if self.name == "focal":
+            entropy = F.cross_entropy(output, target, reduction="none")
+            rows = (1 - torch.exp(-entropy)) ** self.gamma * entropy
+            weights = self._of_rows(target)
+            return (rows if weights is None else weights * rows).sum()
+        return F.cross_entropy(
+            output, target, weight=self.weights, reduction="sum", label_smoothing=self.smoothing
+        )
+
+    def _of_rows(self, target: Tensor) -> Tensor | None:
+        return None if self.weights is None else self.weights[target]
+
+    def probabilities(self, output: Tensor) -> Tensor:
+        """B×classes that sum to 1: softmax, or what each class says for itself, normalised."""
+        if self.name != "bce":
+            return output.softmax(1)
+        alone = output.sigmoid()
+        return alone / alone.sum(1, keepdim=True)
 
     def statistic(self, output: Tensor, target: Tensor) -> Tensor:
         """A sum over the batch from which the metric follows: correct rows, or squared errors."""
         if self.task == "classification":
             return (output.argmax(1) == target).sum()
-        return (output.squeeze(1) - target).square().sum()
+        return (output.squeeze(1).float() - target).square().sum()
 
     def value(self, total: float, rows: int) -> float:
         """The metric from the summed statistic of `rows` rows."""
         return total / rows if self.task == "classification" else (total / rows) ** 0.5 * self.unit
 
 
+def binary(output: Tensor, truth: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Σ over rows of the mean over classes of −t·ln σ(x) − (1 − t)·ln(1 − σ(x)); `output` and `truth` B×classes."""
+    rows = F.binary_cross_entropy_with_logits(output, truth, reduction="none").mean(1)
+    return (rows if weights is None else weights * rows).sum()
+
+
+_ERRORS = {
+    "mse": lambda x, y, delta: F.mse_loss(x, y, reduction="sum"),
+    "mae": lambda x, y, delta: F.l1_loss(x, y, reduction="sum"),
+    "huber": lambda x, y, delta: F.huber_loss(x, y, reduction="sum", delta=delta),
+    "smooth-l1": lambda x, y, delta: F.smooth_l1_loss(x, y, reduction="sum", beta=delta),
+}
+
+
+def make_objective(
+    task: str, classes: tuple[str, ...], unit: float, recipe: Recipe, targets: Tensor, device: torch.device
+) -> Objective:
+    """The objective that `recipe` asks for; DlkitError where it does not fit the task. `targets`: the training side's."""
+    outputs = len(classes) if task == "classification" else 1
+    if recipe.loss is not None and recipe.loss not in LOSSES[task]:
+        raise DlkitError(f"--loss {recipe.loss} is not for {task}", f"one of {', '.join(LOSSES[task])}")
+    for name in ("label_smoothing", "class_weights"):
+        if task == "regression" and getattr(recipe, name) is not None:
+            raise DlkitError(f"--{name.replace('_', '-')} has no effect: the task is regression")
+    said = {"gamma": recipe.gamma, "delta": recipe.delta, "smoothing": recipe.label_smoothing}
+    weights = recipe.class_weights and class_weights(recipe.class_weights, classes, targets).to(device)
+    return Objective(
+        task, outputs, unit, recipe.loss or "", weights=weights or None if isinstance(weights, str) else weights,
+        **{name: value for name, value in said.items() if value is not None},
+    )  # fmt: skip
+
+
+def class_weights(text: str, classes: tuple[str, ...], targets: Tensor) -> Tensor:
+    """`balanced`: N/(K·count), so that every class counts the same; or NAME=WEIGHT,… with 1 for the classes left out."""
+    if text == "balanced":
+        counts = torch.bincount(targets, minlength=len(classes)).float()
+        # A class without a training row has no weight that would mean anything; it is never met either.
+        return torch.where(counts > 0, len(targets) / (len(classes) * counts.clamp(min=1)), 1.0)
+    weights = torch.ones(len(classes))
+    for part in text.split(","):
+        name, _, number = part.rpartition("=")
+        if name not in classes:
+            raise DlkitError(f"--class-weights: no class {name!r}", nearest(name, classes))
+        weights[classes.index(name)] = _weight(part, number)
+    return weights
+
+
+def _weight(part: str, text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise DlkitError(f"--class-weights {part}: a weight is a number of at least 0. Got {text!r} instead.")
+    return value
+
+
 @torch.inference_mode()
 def evaluate(model: torch.nn.Module, batches: Batches, objective: Objective) -> tuple[float, float]:
-    """(mean loss, metric) over every row once. The mean is over rows, not over batches."""
+    """(mean loss, metric) over every row once, the loss without smoothing and class weights. Leaves the mode as it was."""
+    was_training, objective = model.training, objective.plain()
     model.eval()
     losses, statistics = [], []
     for x, y in batches.in_order():
         output = model(x)
-        losses.append(objective.loss(output, y) * len(y))
+        losses.append(objective.total(output, y))
         statistics.append(objective.statistic(output, y))
-    model.train()
+    model.train(was_training)
     loss, total = (torch.stack(s).cpu().double().sum().item() for s in (losses, statistics))
     return loss / batches.rows, objective.value(total, batches.rows)

@@ -5,18 +5,20 @@ epoch, row), and the rate of the step: so none of them is state.
 """
 
 from dataclasses import dataclass
-from typing import Any
 
-import torch
 from torch import nn
+
+from dlkit.nn.schedule import Plan
+from dlkit.nn.step import Stepper
 
 
 @dataclass
 class State:
     """A run between two steps.
 
-    `model`, `optimizer`, `ema`, `scaler` and whatever else has a `state_dict` and a `load_state_dict` goes into a
-    checkpoint by the attribute's name; the plain numbers go with them. To keep one thing more is to add one field.
+    `model`, `stepper` (optimisers, loss scale, averaged weights), `plan` and whatever else has a `state_dict` and a
+    `load_state_dict` goes into a checkpoint by the attribute's name; the plain numbers go with them. To keep one thing
+    more is to add one field.
 
     step, epoch, position  updates done; the epoch under way, from 1; batches of it done (all: not evaluated yet)
     loss_sum, loss_rows    of this epoch's training so far
@@ -24,9 +26,8 @@ class State:
     """
 
     model: nn.Module
-    optimizer: torch.optim.Optimizer
-    ema: Any = None
-    scaler: Any = None
+    stepper: Stepper
+    plan: Plan
     step: int = 0
     epoch: int = 1
     position: int = 0

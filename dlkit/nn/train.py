@@ -13,12 +13,15 @@ from torch import nn
 from dlkit import __version__
 from dlkit.core.console import Bar
 from dlkit.core.errors import DlkitError
+from dlkit.core.recipe import Recipe
 from dlkit.core.run import RunDirectory
 from dlkit.nn.device import describe
-from dlkit.nn.fit import Diverged, Epoch, Recipe, fit
+from dlkit.nn.fit import Diverged, Epoch, fit
 from dlkit.nn.job import Job
+from dlkit.nn.precision import set_matmul
+from dlkit.nn.schedule import Plan
 from dlkit.nn.state import State
-from dlkit.nn.step import make_optimizer
+from dlkit.nn.step import Stepper
 from dlkit.nn.stop import stop_on_signals
 
 
@@ -62,7 +65,7 @@ def run(job: Job, recipe: Recipe, directory: RunDirectory, bar: Bar, outcome: Ou
                 directory.finish()
             raise
         if stop.asked:
-            _save(state.model, directory, best=not outcome.epochs)
+            _save(state, directory, best=not outcome.epochs)
         directory.finish()
     if stop.asked:
         raise DlkitError(
@@ -74,8 +77,9 @@ def run(job: Job, recipe: Recipe, directory: RunDirectory, bar: Bar, outcome: Ou
 
 def begin(job: Job, recipe: Recipe) -> State:
     """The state before the first step: fresh weights, and an optimiser that has seen nothing."""
-    model = job.model(job.options.seed)
-    return State(model, make_optimizer(model, recipe.optimizer, recipe.lr, recipe.weight_decay))
+    set_matmul(recipe.precision)
+    model, steps = job.model(job.options.seed), len(job.train)
+    return State(model, Stepper(model, job.objective, recipe), Plan(recipe, recipe.epochs * steps, steps))
 
 
 def _record(job: Job, state: State, epoch: Epoch, directory: RunDirectory, outcome: Outcome) -> None:
@@ -84,18 +88,23 @@ def _record(job: Job, state: State, epoch: Epoch, directory: RunDirectory, outco
     outcome.rows += epoch.rows
     outcome.train_seconds += epoch.seconds
     better = job.objective.better(epoch.metric, state.best) or state.best is None
+    state.stale = 0 if better else state.stale + 1
     if better:
         state.best, state.best_epoch = epoch.metric, epoch.epoch
     outcome.best, outcome.best_epoch = state.best, state.best_epoch
-    _save(state.model, directory, better)
+    _save(state, directory, better)
     directory.log(row(epoch, job.objective.metric))
 
 
-def _save(model: nn.Module, directory: RunDirectory, best: bool) -> None:
-    weights = save({k: v.contiguous() for k, v in model.state_dict().items()})
-    directory.write("checkpoint/last.safetensors", weights)
+def _save(state: State, directory: RunDirectory, best: bool) -> None:
+    """The last weights to go on from; where they are the best, the ones that were judged: live or averaged."""
+    directory.write("checkpoint/last.safetensors", _bytes(state.model))
     if best:
-        directory.write("model.safetensors", weights)
+        directory.write("model.safetensors", _bytes(state.stepper.judged))
+
+
+def _bytes(model: nn.Module) -> bytes:
+    return save({k: v.contiguous() for k, v in model.state_dict().items()})
 
 
 def row(epoch: Epoch, metric: str) -> dict[str, Any]:

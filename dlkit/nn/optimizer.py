@@ -1,0 +1,85 @@
+"""The optimisers, as torch has them, on the parameters that each is for."""
+
+import torch
+from torch import nn
+
+from dlkit.core.recipe import Recipe
+
+_FUSED = ("cpu", "cuda", "mps")
+
+
+def make_optimizers(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]:
+    """One optimiser, fused where torch has it so; two for Muon, which is for the matrices inside a network alone.
+
+    Biases, norms and other vectors are not decayed. Muon's rate is scaled as AdamW's (match_rms_adamw), so that one
+    rate serves both; embeddings, the output layer and all that is no matrix get AdamW (Jordan 2024).
+    """
+    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    if recipe.optimizer != "muon":
+        return [_make(recipe.optimizer, _groups(named, recipe.decays), recipe, _fused(named))]
+    inside = _hidden_matrices(model)
+    matrices = [p for _, p in named if id(p) in inside]
+    rest = [(name, p) for name, p in named if id(p) not in inside]
+    adamw = _make("adamw", _groups(rest, recipe.decays), recipe, _fused(named))
+    return [*([_muon(matrices, recipe)] if matrices else []), *([adamw] if rest else [])]
+
+
+def _groups(named: list[tuple[str, nn.Parameter]], decay: float) -> list[dict[str, object]]:
+    def decayed(name: str, p: nn.Parameter) -> bool:
+        return p.dim() > 1 and not name.endswith("bias")
+
+    groups = [
+        {"params": [p for n, p in named if decayed(n, p)], "weight_decay": decay},
+        {"params": [p for n, p in named if not decayed(n, p)], "weight_decay": 0.0},
+    ]
+    return [g for g in groups if g["params"]]
+
+
+def _fused(named: list[tuple[str, nn.Parameter]]) -> bool:
+    return all(p.device.type in _FUSED and p.is_floating_point() for _, p in named)
+
+
+def _make(name: str, groups: list[dict[str, object]], recipe: Recipe, fused: bool) -> torch.optim.Optimizer:
+    lr, momentum, beta2 = recipe.lr, recipe.momentum, recipe.beta2
+    if name == "sgd":
+        momentum = 0.9 if momentum is None else momentum
+        nesterov = momentum > 0 if recipe.nesterov is None else recipe.nesterov
+        return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=nesterov, fused=fused)
+    if name == "rmsprop":
+        alpha = 0.99 if beta2 is None else beta2
+        return torch.optim.RMSprop(groups, lr=lr, alpha=alpha, momentum=momentum or 0.0, foreach=True)
+    first = 0.9 if momentum is None or recipe.optimizer == "muon" else momentum
+    betas = (first, 0.999 if beta2 is None else beta2)
+    kind = torch.optim.Adam if name == "adam" else torch.optim.AdamW
+    return kind(groups, lr=lr, betas=betas, fused=fused)
+
+
+def _muon(matrices: list[nn.Parameter], recipe: Recipe) -> torch.optim.Optimizer:
+    return torch.optim.Muon(
+        matrices,
+        lr=recipe.lr,
+        weight_decay=recipe.decays,
+        momentum=0.95 if recipe.momentum is None else recipe.momentum,
+        nesterov=recipe.nesterov is not False,
+        adjust_lr_fn="match_rms_adamw",
+    )
+
+
+def _hidden_matrices(model: nn.Module) -> set[int]:
+    """The weights of linear layers, the last one left out: that one's rows are classes, not features."""
+    linears = [m for m in model.modules() if isinstance(m, nn.Linear)]
+    tables = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
+    return {id(m.weight) for m in linears[:-1] if m.weight.requires_grad} - tables
+
+
+def set_rates(optimizers: list[torch.optim.Optimizer], lr: float, momentum: float | None) -> None:
+    """The rate of the next step, and its momentum (β₁ of the Adam family) where the schedule says one."""
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+            if momentum is None:
+                continue
+            if "betas" in group:
+                group["betas"] = (momentum, group["betas"][1])
+            else:
+                group["momentum"] = momentum
