@@ -16,7 +16,7 @@ from dlkit.nn.job import Job, prepare
 def train(options: JobOptions, recipe: Recipe, out: str | None) -> Result:
     """Prepare everything, so that what can fail fails before the first row, then train as the rows are read."""
     job = prepare(options, recipe)
-    job.model(options.seed)  # a network that cannot be built is an error of the command line, not of the run
+    training.begin(job, recipe)  # what cannot be built is an error of the command line, not of the run
     directory = RunDirectory.create(out, f"{job.dataset.name}-{job.name}")
     console.note(job.describe())
     outcome, summary = training.Outcome(), {}
@@ -57,10 +57,7 @@ def lrfind(options: JobOptions, recipe: Recipe, start: float, end: float, steps:
     job = prepare(options, recipe)
     console.note(job.describe())
     with console.progress(seeds * steps, "sweeping") as bar:
-        sweeps = [
-            finder.sweep(job, options.seed + i, start, end, steps, bar)
-            for i in range(seeds)
-        ]
+        sweeps = [finder.sweep(job, options.seed + i, start, end, steps, bar) for i in range(seeds)]
     found = finder.combine(sweeps)
     summary = {
         "suggestion": found.suggestion,

@@ -16,10 +16,10 @@ from dlkit.core.layers import Shape, show
 from dlkit.core.recipe import Recipe
 from dlkit.data import Dataset, Schema, fit_schema, load, split_indices, tell_tales
 from dlkit.nn import device as devices
+from dlkit.nn import precision
 from dlkit.nn.build import build
 from dlkit.nn.default import default_network
 from dlkit.nn.loader import Batches, Normalise
-from dlkit.nn import precision
 from dlkit.nn.objective import Objective, make_objective
 
 

@@ -71,9 +71,7 @@ class Objective:
             rows = (1 - torch.exp(-entropy)) ** self.gamma * entropy
             weights = self._of_rows(target)
             return (rows if weights is None else weights * rows).sum()
-        return F.cross_entropy(
-            output, target, weight=self.weights, reduction="sum", label_smoothing=self.smoothing
-        )
+        return F.cross_entropy(output, target, weight=self.weights, reduction="sum", label_smoothing=self.smoothing)
 
     def _of_rows(self, target: Tensor) -> Tensor | None:
         return None if self.weights is None else self.weights[target]
@@ -113,7 +111,7 @@ _ERRORS = {
 def make_objective(
     task: str, classes: tuple[str, ...], unit: float, recipe: Recipe, targets: Tensor, device: torch.device
 ) -> Objective:
-    """The objective that `recipe` asks for; DlkitError where it does not fit the task. `targets`: the training side's."""
+    """What `recipe` asks for; DlkitError where that does not fit the task. `targets`: the training side's."""
     outputs = len(classes) if task == "classification" else 1
     if recipe.loss is not None and recipe.loss not in LOSSES[task]:
         raise DlkitError(f"--loss {recipe.loss} is not for {task}", f"one of {', '.join(LOSSES[task])}")
@@ -121,15 +119,13 @@ def make_objective(
         if task == "regression" and getattr(recipe, name) is not None:
             raise DlkitError(f"--{name.replace('_', '-')} has no effect: the task is regression")
     said = {"gamma": recipe.gamma, "delta": recipe.delta, "smoothing": recipe.label_smoothing}
-    weights = recipe.class_weights and class_weights(recipe.class_weights, classes, targets).to(device)
-    return Objective(
-        task, outputs, unit, recipe.loss or "", weights=weights or None if isinstance(weights, str) else weights,
-        **{name: value for name, value in said.items() if value is not None},
-    )  # fmt: skip
+    numbers = {name: value for name, value in said.items() if value is not None}
+    weights = class_weights(recipe.class_weights, classes, targets).to(device) if recipe.class_weights else None
+    return Objective(task, outputs, unit, recipe.loss or "", weights=weights, **numbers)
 
 
 def class_weights(text: str, classes: tuple[str, ...], targets: Tensor) -> Tensor:
-    """`balanced`: N/(K·count), so that every class counts the same; or NAME=WEIGHT,… with 1 for the classes left out."""
+    """`balanced`: N/(K·count), so that every class counts the same; or NAME=WEIGHT,…, and 1 for the others."""
     if text == "balanced":
         counts = torch.bincount(targets, minlength=len(classes)).float()
         # A class without a training row has no weight that would mean anything; it is never met either.
@@ -155,7 +151,7 @@ def _weight(part: str, text: str) -> float:
 
 @torch.inference_mode()
 def evaluate(model: torch.nn.Module, batches: Batches, objective: Objective) -> tuple[float, float]:
-    """(mean loss, metric) over every row once, the loss without smoothing and class weights. Leaves the mode as it was."""
+    """(mean loss, metric) over every row once, the loss without smoothing and class weights. The mode stays."""
     was_training, objective = model.training, objective.plain()
     model.eval()
     losses, statistics = [], []

@@ -24,7 +24,7 @@ def set_matmul(precision: str) -> None:
 
 
 def autocast(precision: str, device: str) -> Any:
-    """Matrix products and convolutions in 16 bits, the rest and the weights in 32 (S160-S162). A context to re-enter."""
+    """Matrix products and convolutions in 16 bits, the rest and the weights in 32 (S160-S162). Re-entrant."""
     kind = _AUTOCAST.get(precision)
     return torch.autocast(device, dtype=kind or torch.bfloat16, enabled=kind is not None)
 

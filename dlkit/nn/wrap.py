@@ -1,4 +1,4 @@
-"""A network's forward pass with activation checkpointing and compilation around it; its parameters stay where they are."""
+"""A network's forward pass, with activation checkpointing and compilation around it."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
