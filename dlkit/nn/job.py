@@ -72,7 +72,7 @@ def prepare(options: JobOptions, recipe: Recipe) -> Job:
 
     def side(rows: np.ndarray, batch: int) -> Batches:
         x, y = schema.inputs(dataset, rows), schema.targets(dataset, rows)
-        return Batches(x, y, batch, device, _normalise(schema, device), options.seed)
+        return Batches(x, y, batch, device, normaliser(schema, device), options.seed)
 
     # Evaluation keeps no gradients: four batches' worth of rows fit where one did.
     train, valid = side(train_rows, min(size, len(train_rows))), side(valid_rows, 4 * size)
@@ -148,7 +148,8 @@ def _check_accumulate(recipe: Recipe, train: Batches) -> None:
         )
 
 
-def _normalise(schema: Schema, device: torch.device) -> Normalise | None:
+def normaliser(schema: Schema, device: torch.device) -> Normalise | None:
+    """What turns a batch of images into a network's input; None for a table, whose schema has done it."""
     if schema.pixel_mean is None:
         return None
     along = (1, -1) + (1,) * (len(schema.input_shape) - 1)

@@ -1,0 +1,121 @@
+"""A run of `train` as a predictor: its network rebuilt from config.json, its weights from model.safetensors."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as parse_weights
+from torch import Tensor, nn
+
+from dlkit.core import spec
+from dlkit.core.errors import DlkitError, bad_data
+from dlkit.core.graph import walk
+from dlkit.core.run import Run
+from dlkit.data import Dataset, Schema
+from dlkit.nn import device as devices
+from dlkit.nn.build import build
+from dlkit.nn.job import default_batch_size, normaliser
+from dlkit.nn.loader import Batches
+
+WEIGHTS = "model.safetensors"
+CHUNK_BYTES = 64 << 20
+"""Rows are encoded this many bytes at a time: a table of a million rows never is an array of float32 as a whole."""
+
+View = Callable[[Tensor], Tensor]
+"""A change of a batch of inputs that keeps their labels: test-time augmentation averages over several."""
+
+
+@dataclass(frozen=True)
+class Network:
+    """A trained network on a device, ready to predict (a `data.predictor.Predictor`).
+
+    views  what each batch is shown as; more than one: test-time augmentation (S177)
+    """
+
+    schema: Schema
+    model: nn.Module
+    device: torch.device
+    batch_size: int
+    views: tuple[View, ...] = (lambda x: x,)
+
+    @property
+    def task(self) -> str:
+        return self.schema.task
+
+    def predict(self, rows: Dataset) -> np.ndarray:
+        """N×classes probabilities (the mean over views), or N values in the target's units: float64."""
+        if self.task == "classification":
+            return self._run(rows, lambda x: torch.softmax(self.model(x).double(), 1))
+        return self.schema.unscale(self._run(rows, lambda x: self.model(x).double())[:, 0])
+
+    def embed(self, rows: Dataset) -> np.ndarray:
+        """N×D float64: what the last linear layer is given, which is what the network makes of a row."""
+        last = [module for module in self.model.modules() if isinstance(module, nn.Linear)]
+        if not last:
+            raise DlkitError("the network has no linear layer, before which its activations could be taken")
+        seen: list[Tensor] = []
+        hook = last[-1].register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+
+        def look(x: Tensor) -> Tensor:
+            seen.clear()
+            self.model(x)
+            return seen[0].flatten(1).double()
+
+        try:
+            return self._run(rows, look)
+        finally:
+            hook.remove()
+
+    @torch.inference_mode()
+    def _run(self, rows: Dataset, forward: Callable[[Tensor], Tensor]) -> np.ndarray:
+        """`forward` of every row once, in order."""
+        parts = [sum(forward(view(x)) for view in self.views) / len(self.views) for x in self._batches(rows)]
+        return np.concatenate([part.cpu().numpy() for part in parts])
+
+    def _batches(self, rows: Dataset) -> Iterator[Tensor]:
+        per_row = 4 * int(np.prod(self.schema.input_shape))
+        size = max(CHUNK_BYTES // per_row // self.batch_size, 1) * self.batch_size
+        normalise = normaliser(self.schema, self.device)
+        for start in range(0, rows.rows, size):
+            inputs = self.schema.inputs(rows, np.arange(start, min(start + size, rows.rows)))
+            nothing = np.zeros(len(inputs), np.int64)
+            for x, _ in Batches(inputs, nothing, self.batch_size, self.device, normalise).in_order():
+                yield x
+
+
+def open_network(run: Run, device: str = "auto", views: tuple[View, ...] = ()) -> Network:
+    """The network of a run of `train`. Damaged or foreign: exit code 65; no such device: 69."""
+    where = devices.pick(device)
+    schema = Schema.from_json(run.schema)
+    model = _model(run, schema).to(where).eval()
+    if len(schema.input_shape) == 3:
+        model = model.to(memory_format=torch.channels_last)
+    batch = run.config.get("batch_size")
+    # Evaluation keeps no gradients: four batches' worth of rows fit where one did.
+    size = 4 * (batch if isinstance(batch, int) and batch > 0 else default_batch_size(1 << 20))
+    return Network(schema, model, where, size, views or Network.views)
+
+
+def _model(run: Run, schema: Schema) -> nn.Module:
+    """Built only where its weights are there: a text of a few bytes may ask for any number of them."""
+    try:
+        weights = parse_weights(run.read(WEIGHTS))
+    except SafetensorError as failure:
+        raise bad_data(f"{run.path / WEIGHTS}: damaged, or not safetensors ({failure})") from None
+    text = run.config.get("network")
+    try:
+        graph = spec.parse(text if isinstance(text, str) else "").graph
+        steps = walk(graph, schema.input_shape)
+    except DlkitError as failure:
+        raise bad_data(f"{run.path}: config.json holds no network that can be built: {failure.message}") from None
+    outputs = len(schema.classes) or 1
+    if steps[-1].output != (outputs,) or sum(step.params for step in steps) > sum(w.numel() for w in weights.values()):
+        raise bad_data(f"{run.path}: network, schema and weights do not belong together")
+    model = build(graph, schema.input_shape)
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError:  # names or shapes that differ: torch's own message is many lines long
+        raise bad_data(f"{run.path / WEIGHTS}: these are not the weights of {text!r:.40}") from None
+    return model
