@@ -4,8 +4,11 @@ import hashlib
 import io
 import json
 import math
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, NoReturn
 
+import numpy as np
 import polars as pl
 
 from dlkit.core.errors import bad_data
@@ -18,18 +21,24 @@ from dlkit.data.table import Table
 
 def read_parquet(source: Source) -> Table:
     """A Parquet file. Its declared size is checked before a row is read."""
+    frame = pl.concat(parquet_parts(source.path, io.BytesIO(source.data), len(source.data)))
+    return Table(short_name(source.path), Place(source.path), frame, hashlib.sha256(source.data).hexdigest())
+
+
+def parquet_parts(path: str, file: Path | io.BytesIO, size: int, rows: int | None = None) -> Iterator[pl.DataFrame]:
+    """A Parquet file of `size` bytes, at most `rows` rows at a time."""
     try:
-        lazy = pl.scan_parquet(io.BytesIO(source.data))
+        lazy = pl.scan_parquet(file)
         columns = lazy.collect_schema().len()
-        rows = int(lazy.select(pl.len()).collect().item())
-        refuse_bomb(source.path, rows * columns * 8, len(source.data))
-        frame = lazy.collect()
+        height = int(lazy.select(pl.len()).collect().item())
+        refuse_bomb(path, height * columns * 8, size)
+        for start in range(0, height, rows or height):
+            yield lazy.slice(start, rows).collect()
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, ValueError) as failure:
         reason = (str(failure).splitlines() or [""])[0]
-        raise bad_data(f"{source.path}: damaged, or not a Parquet file ({reason})") from None
-    if not frame.height:
-        raise bad_data(f"{source.path}: no rows in it")
-    return Table(short_name(source.path), Place(source.path), frame, hashlib.sha256(source.data).hexdigest())
+        raise bad_data(f"{path}: damaged, or not a Parquet file ({reason})") from None
+    if not height:
+        raise bad_data(f"{path}: no rows in it")
 
 
 class _NotFinite(ValueError):
@@ -41,11 +50,11 @@ def read_jsonl(source: Source, reading: Reading) -> Table:
     columns: dict[str, list[Any]] = {}
     rows = as_utf8(source.path, source.data, reading.encoding).rstrip().split(b"\n")
     for row, line in enumerate(rows):
-        for key, value in _parse(source.path, row + 1, line).items():
+        for key, value in _parse(source.path, row + source.line, line).items():
             cells = columns.setdefault(key, [])
             cells.extend([None] * (row - len(cells)))
             cells.append(value)
-    place = Place(source.path, unit="line")
+    place = Place(source.path, None if source.line == 1 else np.arange(len(rows)) + source.line, "line")
     series = [_column(place, name, cells, len(rows)) for name, cells in columns.items()]
     frame = pl.DataFrame(series)
     if not frame.width:

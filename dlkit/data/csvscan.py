@@ -31,16 +31,27 @@ class Records:
         return len(self.lines)
 
 
-def scan(source: str, data: bytes, stop: int, delimiter: str, header: bool = True) -> Records:
+def scan(
+    source: str,
+    data: bytes,
+    stop: int,
+    delimiter: str,
+    header: bool = True,
+    names: tuple[str, ...] | None = None,
+    line: int = 1,
+) -> Records:
     """Check the text `data[:stop]` (without byte order mark and last line end) and find its records.
 
     Every record is as wide as the first; quotes stand around whole cells; names are unique and not empty, or without
-    a header c1, c2, … Anything else is bad data, named by line.
+    a header c1, c2, … Anything else is bad data, named by line. A later part of a table, whose first line is `line`,
+    has no header of its own but the `names` of the first part's.
     """
-    check_text(source, data)
-    found = _Scan(source, data, stop, delimiter, header)
+    check_text(source, data, line)
+    found = _Scan(source, data, stop, delimiter, header, names, line)
     ends = found.run()
-    lines = _lines(data, ends)
+    lines = _lines(data, ends) + np.int32(line - 1)
+    if names is not None:
+        return Records(names, lines, ends)
     if header:
         return Records(read_names(source, data[: ends[0]], delimiter), lines[1:], ends)
     return Records(tuple(f"c{i}" for i in range(1, (found.width or 0) + 1)), lines, ends)
@@ -80,15 +91,24 @@ def _chunks(buffer: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
 class _Scan:
     """One pass over the bytes; what crosses from chunk to chunk is in its attributes."""
 
-    def __init__(self, source: str, data: bytes, stop: int, delimiter: str, header: bool) -> None:
-        self.source, self.data, self.delimiter = source, data, delimiter
+    def __init__(
+        self,
+        source: str,
+        data: bytes,
+        stop: int,
+        delimiter: str,
+        header: bool,
+        names: tuple[str, ...] | None,
+        line: int,
+    ) -> None:
+        self.source, self.data, self.delimiter, self.line = source, data, delimiter, line
         self.first = "the header" if header else "the first row"
         self.buffer = np.frombuffer(data, np.uint8, stop)
         self.has_quotes, self.has_cr = b'"' in data, b"\r" in data
         self.inside = 0  # 1 where the chunk begins inside quotes
         self.opened = 0  # where the quotes last opened
         self.cells = 1  # of the record at hand, so far
-        self.width: int | None = None
+        self.width = len(names) if names else None
 
     def run(self) -> np.ndarray:
         """Where each record ends: the position of its line feed, or of the end."""
@@ -147,8 +167,8 @@ class _Scan:
         if is_open[first]:
             raise self._error(int(at[first]), "a quote inside a cell that does not begin with one")
         opened = at[:first][is_open[:first]]
-        began = line_at(self.data, int(opened[-1]) if len(opened) else self.opened)
-        elsewhere = f" (the quotes opened in line {began})" if began != line_at(self.data, int(at[first])) else ""
+        began = self._line(int(opened[-1]) if len(opened) else self.opened)
+        elsewhere = f" (the quotes opened in line {began})" if began != self._line(int(at[first])) else ""
         raise self._error(int(at[first]), "text after a closing quote" + elsewhere)
 
     def _check_returns(self, start: int, part: np.ndarray, outside: np.ndarray | None) -> None:
@@ -158,9 +178,7 @@ class _Scan:
         at = np.flatnonzero(is_return) + start
         ok = self.buffer[np.minimum(at + 1, len(self.buffer) - 1)] == LF
         if not ok.all():
-            message = (
-                f"{self.source}: line {line_at(self.data, int(at[~ok][0]))}: a carriage return without a line feed"
-            )
+            message = f"{self.source}: line {self._line(int(at[~ok][0]))}: a carriage return without a line feed"
             raise bad_data(message, "line ends are LF or CR LF; a cell that holds another needs quotes")
 
     def _check_widths(self, cells: np.ndarray, ends: np.ndarray) -> None:
@@ -186,11 +204,14 @@ class _Scan:
             begin = self.data.rfind(b"\n", 0, end)
             quotes += self.data.count(b'"', begin + 1, end)
             if quotes % 2 == 0:
-                return line_at(self.data, begin + 1)
+                return self._line(begin + 1)
             end = begin
+
+    def _line(self, position: int) -> int:
+        return line_at(self.data, position, self.line)
 
     def _error(self, position: int, problem: str) -> DlkitError:
         return bad_data(
-            f"{self.source}: line {line_at(self.data, position)}: {problem}",
+            f"{self.source}: line {self._line(position)}: {problem}",
             'quotes stand around a whole cell, and a quote inside is doubled: "5"" disk"',
         )

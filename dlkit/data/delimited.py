@@ -25,13 +25,13 @@ def read_delimited(source: Source, reading: Reading) -> Table:
         raise bad_data(f"{source.path}: there is nothing in it")
     # Most files end in one line end and need no copy.
     data = data if data[stop:] in (b"", b"\n", b"\r\n") else data[:stop]
-    delimiter = _delimiter(source, data, reading.delimiter)
-    records = scan(source.path, data, stop, delimiter, reading.header)
+    delimiter = find_delimiter(source, data, reading.delimiter)
+    records = scan(source.path, data, stop, delimiter, reading.header, source.names, source.line)
     if not records.rows:
         raise bad_data(f"{source.path}: there is a header and no rows")
     if reading.delimiter is None and len(records.names) == 1:
         _check_one_column(source.path, data[: records.ends[0]].decode(), delimiter)
-    frame = _parse(source.path, data, records.names, delimiter, skip=int(reading.header))
+    frame = _parse(source.path, data, records.names, delimiter, skip=int(reading.header and source.names is None))
     if frame.height != records.rows:
         message = f"{source.path}: {records.rows} rows were counted, {frame.height} read; this is a bug in dlkit"
         raise DlkitError(message, code=ExitCode.INTERNAL)
@@ -39,7 +39,7 @@ def read_delimited(source: Source, reading: Reading) -> Table:
     return Table(short_name(source.path), Place(source.path, records.lines, "line"), frame, fingerprint, is_text=True)
 
 
-def _delimiter(source: Source, data: bytes, given: str | None) -> str:
+def find_delimiter(source: Source, data: bytes, given: str | None) -> str:
     """What the user says, or what the file's name says; where neither does, a tab if the header has tabs alone."""
     if given is not None:
         char = {"\\t": "\t", "tab": "\t"}.get(given, given)

@@ -20,11 +20,11 @@ def as_utf8(source: str, data: bytes, encoding: str) -> bytes:
         raise bad_data(f"{source}: not {encoding} text ({failure})") from None
 
 
-def check_text(source: str, data: bytes) -> None:
-    """Refuse NUL and what is not UTF-8."""
+def check_text(source: str, data: bytes, line: int = 1) -> None:
+    """Refuse NUL and what is not UTF-8. `line` is the number of the first line."""
     nul = data.find(b"\0")
     if nul >= 0:
-        raise bad_data(f"{source}: line {line_at(data, nul)} has a NUL byte: this is not a text file")
+        raise bad_data(f"{source}: line {line_at(data, nul, line)} has a NUL byte: this is not a text file")
     if data.isascii():
         return
     start = 0
@@ -35,10 +35,11 @@ def check_text(source: str, data: bytes) -> None:
             str(memoryview(data)[start:stop], "utf-8")
         except UnicodeDecodeError as failure:
             at = start + failure.start
-            message = f"{source}: line {line_at(data, at)} is not UTF-8 text (byte 0x{data[at]:02x})"
+            message = f"{source}: line {line_at(data, at, line)} is not UTF-8 text (byte 0x{data[at]:02x})"
             raise bad_data(message, "--encoding says another one, such as cp1252, latin-1 or utf-16") from None
         start = stop
 
 
-def line_at(data: bytes, position: int) -> int:
-    return data.count(b"\n", 0, position) + 1
+def line_at(data: bytes, position: int, first: int = 1) -> int:
+    """The number of the line in which a position lies, where the first line has the number `first`."""
+    return data.count(b"\n", 0, position) + first

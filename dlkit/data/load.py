@@ -31,7 +31,7 @@ def read(source: str, reading: Reading = DEFAULT) -> Rows:
 
     Raises DlkitError: bad data 65, no such input 66, an argument that does not fit 2.
     """
-    return to_rows(_table(source, reading, labelled=False), reading)
+    return to_rows(read_table(source, reading, labelled=False), reading)
 
 
 def load(source: str, reading: Reading = DEFAULT) -> Dataset:
@@ -39,10 +39,11 @@ def load(source: str, reading: Reading = DEFAULT) -> Dataset:
 
     Sources and errors are those of `read`; rows whose target is missing are left out, and a note says so.
     """
-    return to_dataset(_table(source, reading, labelled=True), reading)
+    return to_dataset(read_table(source, reading, labelled=True), reading)
 
 
-def _table(source: str, reading: Reading, labelled: bool) -> Table:
+def read_table(source: str, reading: Reading, labelled: bool) -> Table:
+    """What a reader finds, not yet typed. `labelled`: images without labels are refused."""
     if not source or "\0" in source:
         raise DlkitError(f"{source!r} names no file", code=ExitCode.NO_INPUT)
     path = Path(source)
@@ -52,7 +53,7 @@ def _table(source: str, reading: Reading, labelled: bool) -> Table:
     if source != "-" and _is_folder(path):
         reading.refuse_for("a folder", "delimiter", "header", "encoding")
         return read_folder(source, reading, labelled)
-    return _read_file(read_source(source, NAMES), reading, labelled)
+    return read_bytes(read_source(source, NAMES), reading, labelled)
 
 
 def _is_folder(path: Path) -> bool:
@@ -62,7 +63,8 @@ def _is_folder(path: Path) -> bool:
         return False
 
 
-def _read_file(source: Source, reading: Reading, labelled: bool) -> Table:
+def read_bytes(source: Source, reading: Reading, labelled: bool) -> Table:
+    """The table in a file's content."""
     kind = source.kind
     _check_kind(source, kind)
     reading.refuse_for("a file", "image_size")

@@ -53,11 +53,16 @@ TEXT_ELSEWHERE = (b"\xff\xfe", b"\xfe\xff", b"\x80", b"\xff\xd8\xff")
 
 @dataclass(frozen=True)
 class Source:
-    """A file's content. `path` is what the user wrote; `suffix` leaves a compression's suffix out."""
+    """A file's content. `path` is what the user wrote; `suffix` leaves a compression's suffix out.
+
+    A later part of a table has the `names` of its columns, from the header that stood before, and its first `line`.
+    """
 
     path: str
     data: bytes
     suffix: str
+    names: tuple[str, ...] | None = None
+    line: int = 1
 
     @property
     def kind(self) -> str:
@@ -94,14 +99,15 @@ def read_source(path: str, sets: tuple[str, ...] = ()) -> Source:
     try:
         data = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
     except OSError as failure:
-        raise _missing(path, failure, sets) from None
+        raise not_there(path, failure, sets) from None
     data = decompress(path, data)
     if not data:
         raise bad_data(f"{path}: there is nothing in it")
     return Source(path, data, bare_name(path)[1])
 
 
-def _missing(path: str, failure: OSError, sets: tuple[str, ...]) -> DlkitError:
+def not_there(path: str, failure: OSError, sets: tuple[str, ...]) -> DlkitError:
+    """The error for a source that cannot be opened; `sets` are names that it may have been meant for."""
     error = missing(path, failure)
     if error.hint is None and isinstance(failure, FileNotFoundError):
         near = nearest(path, sets)
@@ -130,12 +136,33 @@ def short_name(path: str) -> str:
 
 def decompress(path: str, data: bytes) -> bytes:
     """`data` out of gzip or Zstandard, told by its first bytes; anything else as it is."""
-    if data.startswith(b"\x1f\x8b"):
-        return _inflate(path, gzip.GzipFile(fileobj=io.BytesIO(data)), zlib.error, len(data))
-    if data.startswith(b"\x28\xb5\x2f\xfd"):
+    stream = inflating(path, data[:4], io.BytesIO(data))
+    return data if stream is None else _inflate(path, stream, len(data))
+
+
+@dataclass(frozen=True)
+class Inflating:
+    """A compressed stream being read; damage in it is bad data, not an exception of the library's own."""
+
+    path: str
+    stream: BinaryIO | gzip.GzipFile
+    damage: type[Exception]
+
+    def read(self, size: int) -> bytes:
+        try:
+            return self.stream.read(size)
+        except (OSError, EOFError, self.damage) as failure:
+            raise bad_data(f"{self.path}: damaged compressed data ({failure})") from None
+
+
+def inflating(path: str, head: bytes, raw: BinaryIO) -> Inflating | None:
+    """What reads `raw` decompressed, where its first bytes say gzip or Zstandard."""
+    if head.startswith(b"\x1f\x8b"):
+        return Inflating(path, gzip.GzipFile(fileobj=raw), zlib.error)
+    if head.startswith(b"\x28\xb5\x2f\xfd"):
         zstd = _zstd(path)
-        return _inflate(path, zstd.ZstdFile(io.BytesIO(data)), zstd.ZstdError, len(data))
-    return data
+        return Inflating(path, zstd.ZstdFile(raw), zstd.ZstdError)
+    return None
 
 
 def _zstd(path: str) -> ModuleType:
@@ -147,15 +174,12 @@ def _zstd(path: str) -> ModuleType:
         raise DlkitError(f"{path}: reading Zstandard needs a package", hint, ExitCode.NO_DEPENDENCY) from None
 
 
-def _inflate(path: str, stream: BinaryIO | gzip.GzipFile, damage: type[Exception], compressed: int) -> bytes:
+def _inflate(path: str, stream: Inflating, compressed: int) -> bytes:
     parts, size = [], 0
-    try:
-        while part := stream.read(1 << 20):
-            parts.append(part)
-            size += len(part)
-            refuse_bomb(path, size, compressed)
-    except (OSError, EOFError, damage) as failure:
-        raise bad_data(f"{path}: damaged compressed data ({failure})") from None
+    while part := stream.read(1 << 20):
+        parts.append(part)
+        size += len(part)
+        refuse_bomb(path, size, compressed)
     return b"".join(parts)
 
 

@@ -1,0 +1,91 @@
+"""Rows as a fitted schema reads them: its columns by name and in its types, whatever else the source holds."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from dlkit.core.errors import bad_data, nearest
+from dlkit.core.reading import ROLES, Reading
+from dlkit.data.build import to_rows
+from dlkit.data.dataset import Rows, shown
+from dlkit.data.infer import MISSING_WORDS, Inference, as_text, parse_numbers
+from dlkit.data.schema import Schema
+from dlkit.data.table import Table
+
+
+def known_rows(table: Table, schema: Schema, reading: Reading) -> Rows:
+    """The rows with the columns that the schema needs, and no other: what else is there is no matter.
+
+    A column that is missing, or a cell that is not of its column's type: bad data. The table is left as it is.
+    """
+    if table.arrays is not None or not schema.encoders:  # whether those images are what it needs, the schema says
+        source = table.place.source
+        return Rows(name=table.name, source=source, fingerprint="", place=table.place, arrays=table.arrays)
+    roles = {encoder.column: encoder.kind for encoder in schema.encoders}
+    absent = [name for name in roles if name not in table.frame.columns]
+    if absent:
+        more = f" (and {len(absent) - 1} more)" if len(absent) > 1 else ""
+        hint = nearest(absent[0], table.frame.columns)
+        raise bad_data(f"{table.place.source}: no column {absent[0]!r}{more}, which the model needs", hint)
+    named: dict[str, Any] = {role: [name for name, kind in roles.items() if kind == role] for role in ROLES}
+    frame = pl.DataFrame([table.frame[name] for name in roles])
+    return to_rows(replace(table, frame=frame), replace(reading, target=None, **named))
+
+
+@dataclass(frozen=True, eq=False)
+class Truth:
+    """What is true of the rows that say so: `labels` K int64 indices into the schema's classes, or K float64 values;
+    `kept` N bool, the rows that have them."""
+
+    labels: np.ndarray
+    kept: np.ndarray
+
+
+def truth(table: Table, schema: Schema, reading: Reading) -> Truth:
+    """The target's column read as it was at fit. No such column, or no row that has it: bad data."""
+    source = table.place.source
+    if table.arrays is not None:
+        if not table.frame.width:
+            raise bad_data(f"{source}: images without labels: there is nothing to compare predictions with")
+        cells = table.frame.to_series()
+    elif schema.target in table.frame.columns:
+        cells = table.frame[schema.target]
+    else:
+        hint = f"dlkit predict needs none; {nearest(str(schema.target), table.frame.columns)}"
+        raise bad_data(f"{source}: no column {schema.target!r} to compare predictions with", hint)
+    inference = Inference(table.place, reading.na, table.is_text)
+    is_classes = schema.task == "classification"
+    values = inference.column(cells, "categorical" if is_classes else "numeric")
+    if values is None:
+        raise bad_data(f"{source}: the target {cells.name!r} holds {cells.dtype}, which are no classes and no numbers")
+    labels = class_indices(values, schema.classes) if is_classes else values.to_numpy()
+    wrong = np.flatnonzero(labels == UNKNOWN) if is_classes else np.empty(0, int)
+    if len(wrong):
+        problem = "is a class that was not there in training"
+        hint = f"classes: {', '.join(map(shown, schema.classes[:8]))}{', …' if len(schema.classes) > 8 else ''}"
+        raise table.place.bad_cell(int(wrong[0]), cells.name, values[int(wrong[0])], problem, hint)
+    kept = labels != ABSENT if is_classes else ~np.isnan(labels)
+    if not kept.any():
+        raise bad_data(f"{source}: every cell of the target {cells.name!r} is missing")
+    return Truth(labels[kept], kept)
+
+
+ABSENT, UNKNOWN = -1, -2
+
+
+def class_indices(values: pl.Series, classes: tuple[str, ...]) -> np.ndarray:
+    """N int64 indices of cells into `classes`: ABSENT where a cell is missing, UNKNOWN where it is none of them.
+
+    What is no class as it stands may be a number that is one otherwise written: 1.0 for 1.
+    """
+    text = as_text(values)
+    index = {name: i for i, name in enumerate(classes)}
+    distinct = text.drop_nulls().unique()
+    strange = distinct.filter(~distinct.is_in(list(classes)))
+    numbers, _ = parse_numbers(strange)
+    for word, number in zip(strange, numbers, strict=True):
+        name = str(int(number)) if number is not None and float(number).is_integer() else word
+        index[word] = index.get(name, ABSENT if word in MISSING_WORDS else UNKNOWN)
+    return text.replace_strict(index, default=ABSENT, return_dtype=pl.Int64).to_numpy()
