@@ -4,7 +4,7 @@ from typing import Protocol
 
 import numpy as np
 
-from dlkit.data.dataset import Dataset
+from dlkit.data.dataset import Rows
 from dlkit.data.schema import Schema
 
 
@@ -19,7 +19,7 @@ class Predictor(Protocol):
     def task(self) -> str:
         """classification, regression or clustering."""
 
-    def predict(self, rows: Dataset) -> np.ndarray:
+    def predict(self, rows: Rows) -> np.ndarray:
         """N×classes probabilities, or N values in the target's own units, float64. No target is needed.
 
         Columns are found by name; one that is missing, or holds what training did not: bad data.

@@ -13,11 +13,12 @@ from dlkit.core import spec
 from dlkit.core.errors import DlkitError, bad_data
 from dlkit.core.graph import walk
 from dlkit.core.run import Run
-from dlkit.data import Dataset, Schema
+from dlkit.data import Rows, Schema
 from dlkit.nn import device as devices
 from dlkit.nn.build import build
 from dlkit.nn.job import default_batch_size, normaliser
 from dlkit.nn.loader import Batches
+from dlkit.nn.objective import Objective
 
 WEIGHTS = "model.safetensors"
 CHUNK_BYTES = 64 << 20
@@ -36,6 +37,7 @@ class Network:
 
     schema: Schema
     model: nn.Module
+    objective: Objective
     device: torch.device
     batch_size: int
     views: tuple[View, ...] = (lambda x: x,)
@@ -44,13 +46,13 @@ class Network:
     def task(self) -> str:
         return self.schema.task
 
-    def predict(self, rows: Dataset) -> np.ndarray:
+    def predict(self, rows: Rows) -> np.ndarray:
         """N×classes probabilities (the mean over views), or N values in the target's units: float64."""
         if self.task == "classification":
-            return self._run(rows, lambda x: torch.softmax(self.model(x).double(), 1))
+            return self._run(rows, lambda x: self.objective.probabilities(self.model(x).double()))
         return self.schema.unscale(self._run(rows, lambda x: self.model(x).double())[:, 0])
 
-    def embed(self, rows: Dataset) -> np.ndarray:
+    def embed(self, rows: Rows) -> np.ndarray:
         """N×D float64: what the last linear layer is given, which is what the network makes of a row."""
         last = [module for module in self.model.modules() if isinstance(module, nn.Linear)]
         if not last:
@@ -69,12 +71,12 @@ class Network:
             hook.remove()
 
     @torch.inference_mode()
-    def _run(self, rows: Dataset, forward: Callable[[Tensor], Tensor]) -> np.ndarray:
+    def _run(self, rows: Rows, forward: Callable[[Tensor], Tensor]) -> np.ndarray:
         """`forward` of every row once, in order."""
         parts = [sum(forward(view(x)) for view in self.views) / len(self.views) for x in self._batches(rows)]
         return np.concatenate([part.cpu().numpy() for part in parts])
 
-    def _batches(self, rows: Dataset) -> Iterator[Tensor]:
+    def _batches(self, rows: Rows) -> Iterator[Tensor]:
         per_row = 4 * int(np.prod(self.schema.input_shape))
         size = max(CHUNK_BYTES // per_row // self.batch_size, 1) * self.batch_size
         normalise = normaliser(self.schema, self.device)
@@ -95,7 +97,10 @@ def open_network(run: Run, device: str = "auto", views: tuple[View, ...] = ()) -
     batch = run.config.get("batch_size")
     # Evaluation keeps no gradients: four batches' worth of rows fit where one did.
     size = 4 * (batch if isinstance(batch, int) and batch > 0 else default_batch_size(1 << 20))
-    return Network(schema, model, where, size, views or Network.views)
+    recipe = run.config.get("recipe")
+    loss = recipe.get("loss") if isinstance(recipe, dict) else None
+    objective = Objective(schema.task, len(schema.classes) or 1, name=str(loss or ""))
+    return Network(schema, model, objective, where, size, views or Network.views)
 
 
 def _model(run: Run, schema: Schema) -> nn.Module:
