@@ -5,22 +5,17 @@ This is the only place where an exception becomes a message and an exit code.
 
 import io
 import os
-import signal
 import sys
 from itertools import pairwise
 from typing import Any, NoReturn
 
-from dlkit.core import console
+from dlkit.core import console, signals
 from dlkit.core.errors import DlkitError, ExitCode
-
-
-class Terminated(BaseException):
-    """SIGTERM, as an exception, so that `finally` blocks run. A BaseException: no `except Exception` may swallow it."""
 
 
 def main() -> NoReturn:
     """Run the command line in `sys.argv` and exit."""
-    signal.signal(signal.SIGTERM, _terminate)
+    signals.install()  # before any library is loaded: one that swallows the exception leaves the flag
     _open_closed_streams()
     if isinstance(sys.stdout, io.TextIOWrapper):
         # As stderr does: what a terminal's encoding, or a file name's bytes, cannot express is shown as an escape.
@@ -45,7 +40,7 @@ def run(argv: list[str]) -> int:
     except KeyboardInterrupt:
         console.error(DlkitError("interrupted", code=ExitCode.INTERRUPTED), as_json)
         return ExitCode.INTERRUPTED
-    except Terminated:
+    except signals.Terminated:
         console.error(DlkitError("terminated", code=ExitCode.TERMINATED), as_json)
         return ExitCode.TERMINATED
     except BrokenPipeError:
@@ -107,7 +102,3 @@ def _flush_or_discard() -> None:
             stream.flush()
         except OSError:
             console.discard(stream)
-
-
-def _terminate(signum: int, frame: object) -> NoReturn:
-    raise Terminated

@@ -31,3 +31,11 @@ def command_line(*args: str) -> list[str]:
 def plain(text: str) -> str:
     """`text` without colours and cursor movement."""
     return re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", text)
+
+
+def last_weights(run: Path) -> dict:
+    """The weights where a run of `train` ended, by their names in the network, from its newest checkpoint."""
+    from safetensors.torch import load_file
+
+    newest = max(p for p in (run / "checkpoint").iterdir() if not p.name.startswith("best"))
+    return {k.removeprefix("model."): v for k, v in load_file(newest).items() if k.startswith("model.")}

@@ -6,28 +6,33 @@ Examples:
   dlkit train mnist.npz conv:32,k3 relu maxpool:k2 flatten linear:10 --epochs 5
   dlkit train digits --lr $(dlkit lrfind digits -q)
   dlkit train digits --format jsonl | jq .accuracy
+  dlkit train digits --resume runs/digits-cnn-1 --epochs 40
 
 Columns are standardised and one-hot encoded as the training side says; the validation
-side is held out, stratified by class. Ctrl-C stops after the current step and keeps what
-was learnt. Next: dlkit convshape shows the cost of a network before it is trained.
+side is held out, stratified by class. Ctrl-C stops after the current step and saves where
+it is; --resume goes on from there. Next: dlkit convshape shows the cost of a network before it is trained.
 """
 
 from typing import Annotated
 
 import typer
 
+from dlkit.commands import _keeping as keep
 from dlkit.commands import _options as opt
 from dlkit.commands import _recipe as rec
 from dlkit.core.job import JobOptions
+from dlkit.core.keeping import Keeping
 from dlkit.core.recipe import Recipe
 from dlkit.core.result import Result
 
 
 @opt.job
 @rec.recipe()
+@keep.keeping
 def command(
     job: JobOptions,
     recipe: Recipe,
+    keeping: Keeping,
     *,
     out: Annotated[
         str | None,
@@ -36,4 +41,4 @@ def command(
 ) -> Result:
     from dlkit.nn import answers
 
-    return answers.train(job, recipe, out)
+    return answers.train(job, recipe, keeping, out)

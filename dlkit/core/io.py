@@ -1,6 +1,7 @@
 """Files as every command reads and writes them: `-` is stdin; what is written is whole or not there at all."""
 
 import contextlib
+import errno
 import os
 import sys
 from pathlib import Path
@@ -41,7 +42,10 @@ def missing(source: str, failure: OSError) -> DlkitError:
 
 
 def write_atomic(path: Path, data: bytes) -> None:
-    """Replace `path` by `data` so that a crash at any moment leaves the old file or the new one whole."""
+    """Replace `path` by `data` so that a crash at any moment leaves the old file or the new one whole.
+
+    What was written is read again before it takes the old one's place: a file system may lie about success.
+    """
     import tempfile  # 2 ms that a calculator never needs
 
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -51,6 +55,7 @@ def write_atomic(path: Path, data: bytes) -> None:
             out.write(data)
             out.flush()
             os.fsync(out.fileno())
+        _verify(temporary, data)
         temporary.chmod(0o644)
         temporary.replace(path)
     except BaseException:
@@ -58,6 +63,18 @@ def write_atomic(path: Path, data: bytes) -> None:
             temporary.unlink()
         raise
     sync_directory(path.parent)
+
+
+def _verify(path: Path, data: bytes) -> None:
+    """Raise OSError where a file does not hold `data`."""
+    whole, at = memoryview(data), 0
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            if block != whole[at : at + len(block)]:
+                break
+            at += len(block)
+    if at != len(data):
+        raise OSError(errno.EIO, "what was written reads differently", str(path))
 
 
 def sync_directory(path: Path) -> None:

@@ -3,27 +3,33 @@
 Files are written whole; the manifest, with the sha256 of each, comes last: a directory without it is not a run.
 """
 
+import errno
 import hashlib
 import itertools
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import IO, Any
 
 from dlkit.core.errors import DlkitError, ExitCode, bad_data
-from dlkit.core.io import LIMIT, missing, write_atomic
+from dlkit.core.io import LIMIT, missing, sync_directory, write_atomic
 
 MANIFEST = "manifest.json"
+METRICS = "metrics.jsonl"
+LOCK = ".lock"
 COMMANDS = ("train", "baseline", "cluster")
 
 
 class RunDirectory:
-    """A directory that one run owns: made by `mkdir`, so that two runs never share one."""
+    """A directory that one run owns: made by `mkdir` and locked, so that two runs never share one."""
 
     def __init__(self, path: Path) -> None:
+        """Lock a directory that is there; one that another run holds: exit code 73."""
         self.path = path
+        self._lock = Lock(path)
 
     @classmethod
     def create(cls, out: str | None, stem: str) -> "RunDirectory":
@@ -33,6 +39,7 @@ class RunDirectory:
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.mkdir()
+                return cls(path)
             except FileExistsError:
                 if out or not path.is_dir():
                     break
@@ -40,8 +47,28 @@ class RunDirectory:
             except OSError as failure:
                 reason = (failure.strerror or str(failure)).lower()
                 raise DlkitError(f"cannot make the run directory {path}: {reason}", code=ExitCode.CANT_CREATE) from None
-            return cls(path)
         raise DlkitError(f"{path} already exists", "give --out a name that is free", ExitCode.CANT_CREATE)
+
+    @classmethod
+    def reopen(cls, path: Path) -> "RunDirectory":
+        """Take a run's directory up again. Not there: exit code 66; in use: 73. What a crash left half-written goes."""
+        if not path.is_dir():
+            raise missing(str(path), FileNotFoundError(errno.ENOENT, "no such run directory"))
+        try:
+            directory = cls(path)
+        except OSError as failure:
+            reason = (failure.strerror or str(failure)).lower()
+            raise DlkitError(f"cannot write to the run directory {path}: {reason}", code=ExitCode.CANT_CREATE) from None
+        for left in path.rglob(".*"):
+            if left.name != LOCK and left.is_file():
+                left.unlink()
+        return directory
+
+    def __enter__(self) -> "RunDirectory":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
 
     def write(self, name: str, data: bytes) -> None:
         target = self.path / name
@@ -54,14 +81,81 @@ class RunDirectory:
     def log(self, row: Mapping[str, Any]) -> None:
         """Append one line to metrics.jsonl. A number that is not finite is null there: JSON has none."""
         finite = {k: None if isinstance(v, float) and not abs(v) < float("inf") else v for k, v in row.items()}
-        with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as out:
+        with (self.path / METRICS).open("a", encoding="utf-8") as out:
             out.write(json.dumps(finite, allow_nan=False) + "\n")
+            out.flush()
+            os.fsync(out.fileno())
+
+    def reopen_log(self, epochs: int) -> None:
+        """Keep the first `epochs` lines of metrics.jsonl: those after them are of work that will be done again."""
+        path = self.path / METRICS
+        lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+        if len(lines) > epochs:
+            self.write(METRICS, b"".join(lines[:epochs]))
+
+    def remove(self, name: str) -> None:
+        (self.path / name).unlink(missing_ok=True)
+        sync_directory((self.path / name).parent)
 
     def finish(self) -> None:
-        """Write the manifest: from here on the directory is a run."""
-        files = sorted(p for p in self.path.rglob("*") if p.is_file() and p.name != MANIFEST)
+        """Write the manifest: from here on the directory is a run, and nobody's."""
+        files = sorted(p for p in self.path.rglob("*") if p.is_file() and p.name not in (MANIFEST, LOCK))
         digests = {p.relative_to(self.path).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
         self.write_json(MANIFEST, {"sha256": digests})
+        self._lock.release()
+
+
+class Lock:
+    """A lock on a directory, by a file in it that goes with the lock. The kernel frees it when its holder dies."""
+
+    def __init__(self, directory: Path) -> None:
+        self.path = directory / LOCK
+        self.file: IO[str] | None = None  # closed, and so unlocked, at the latest when this object goes
+        while self.file is None:
+            file = self.path.open("a+", encoding="utf-8")
+            if not _locked(file):
+                file.seek(0)
+                holder = file.read(32).strip()
+                file.close()
+                who = f"process {holder}" if holder.isdigit() else "another process"
+                raise DlkitError(f"{directory} is in use by {who}", "give --out another name", ExitCode.CANT_CREATE)
+            if _same_file(file, self.path):  # a holder that ended in between took the name away
+                self.file = file
+            else:
+                file.close()
+        self.file.truncate(0)
+        self.file.write(f"{os.getpid()}\n")
+        self.file.flush()
+
+    def release(self) -> None:
+        if self.file is not None:
+            self.path.unlink(missing_ok=True)
+            self.file.close()
+            self.file = None
+
+    def __del__(self) -> None:
+        if self.file is not None:
+            self.file.close()
+
+
+def _locked(file: IO[str]) -> bool:
+    """Whether the lock could be had. Where there is no flock (Windows), `mkdir` alone keeps runs apart."""
+    try:
+        import fcntl
+    except ImportError:
+        return True
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _same_file(file: IO[str], path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 @dataclass(frozen=True)

@@ -81,6 +81,21 @@ def size(text: str) -> int:
     return value
 
 
+_SECONDS = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
+
+
+def duration(text: str) -> float:
+    """A time in seconds: 30s, 5m, 1.5h, 2d; ValueError says what was given."""
+    try:
+        digits, exponent, suffix = _decimal(text)
+        value = float(digits * 10.0**exponent * _SECONDS[suffix])
+        if not 0 < value < math.inf:
+            raise ValueError
+    except (ValueError, KeyError, OverflowError):
+        raise ValueError(f"must be a time above 0, such as 30s, 5m or 2h. Got {text!r} instead.") from None
+    return value
+
+
 def share(text: str) -> float:
     """A share in (0, 1]: 0.4 or 40%; ValueError says so and what was given."""
     percent = text.endswith("%")

@@ -5,19 +5,21 @@ from typing import Any
 
 from dlkit.core import console, draw
 from dlkit.core.job import JobOptions
+from dlkit.core.keeping import Keeping
 from dlkit.core.recipe import Recipe
 from dlkit.core.result import Column, Result, Row
 from dlkit.core.run import RunDirectory
 from dlkit.nn import lrfind as finder
 from dlkit.nn import train as training
 from dlkit.nn.job import Job, prepare
+from dlkit.nn.resume import find
 
 
-def train(options: JobOptions, recipe: Recipe, out: str | None) -> Result:
+def train(options: JobOptions, recipe: Recipe, keeping: Keeping, out: str | None) -> Result:
     """Prepare everything, so that what can fail fails before the first row, then train as the rows are read."""
     job = prepare(options, recipe)
-    training.begin(job, recipe)  # what cannot be built is an error of the command line, not of the run
-    directory = RunDirectory.create(out, f"{job.dataset.name}-{job.name}")
+    training.begin(job)  # what cannot be built is an error of the command line, not of the run
+    directory = find(keeping.resume, out, f"{job.dataset.name}-{job.name}", training.config(job))
     console.note(job.describe())
     outcome, summary = training.Outcome(), {}
     metric = job.objective.metric
@@ -36,15 +38,15 @@ def train(options: JobOptions, recipe: Recipe, out: str | None) -> Result:
         Column("seconds", "seconds", "time"),
         Column("run"),
     ]
-    rows = _epochs(job, recipe, directory, outcome, summary)
+    rows = _epochs(job, keeping, directory, outcome, summary)
     return Result(columns, rows, summary, "best", facts, streams=True)
 
 
 def _epochs(
-    job: Job, recipe: Recipe, directory: RunDirectory, outcome: training.Outcome, summary: dict[str, Any]
+    job: Job, keeping: Keeping, directory: RunDirectory, outcome: training.Outcome, summary: dict[str, Any]
 ) -> Iterator[Row]:
-    with console.progress(recipe.epochs * len(job.train), "training") as bar:
-        for epoch in training.run(job, recipe, directory, bar, outcome):
+    with console.progress(job.recipe.epochs * len(job.train), "training") as bar:
+        for epoch in training.run(job, keeping, directory, bar, outcome):
             row = training.row(epoch, job.objective.metric)
             shown = f"epoch {epoch.epoch}  {job.objective.metric} {epoch.metric:.4g}"
             bar.describe(shown)

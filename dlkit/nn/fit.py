@@ -14,7 +14,7 @@ from dlkit.nn.device import seed_step, synchronize
 from dlkit.nn.loader import Batches
 from dlkit.nn.objective import Objective, evaluate
 from dlkit.nn.state import State
-from dlkit.nn.stop import Stop
+from dlkit.nn.watch import Stopped, Watch
 
 CHECK_EVERY = 50
 """Steps between looks at the losses: each look waits for the device."""
@@ -51,38 +51,44 @@ def fit(
     valid: Batches,
     objective: Objective,
     recipe: Recipe,
-    stop: Stop,
+    watch: Watch,
     bar: Bar,
-) -> Iterator[Epoch]:
-    """Train from `state` on, in place; yield after every epoch. Once `stop` is set, it ends after the step at hand.
+) -> Iterator[Epoch | None]:
+    """Train from `state` on, in place; yield each epoch, and None where `watch` wants a checkpoint.
 
-    It may be left between any two steps and taken up from the same state: the end is the same to the last bit.
+    Once it wants a stop, this ends after the step at hand, an evaluation under way left undone. It may be left wherever
+    it yields or ends and taken up from the same state: the end is the same to the last bit.
     """
     steps, plan = state.stepper, state.plan
-    lr = plan(max(state.step - 1, 0)).lr
     state.model.train()
     while state.epoch <= recipe.epochs and not (recipe.patience and state.stale >= recipe.patience):
         losses, trained, started = Losses(state), 0, time.perf_counter()
         for batch in train.shuffled(state.epoch, state.position):
             rates = plan(state.step - steps.skipped)
             seed_step(train.device, train.seed, state.step)
-            loss, lr = steps(batch, rates), rates.lr
+            loss, state.lr = steps(batch, rates), rates.lr
             state.step, state.position = state.step + 1, state.position + 1
-            losses.add(loss, len(batch[1]), lr)
+            losses.add(loss, len(batch[1]), state.lr)
             trained += len(batch[1])
             bar.advance()
-            if stop.asked:
-                break
+            if watch.look(state.step):
+                losses.fold()
+                if watch.stopped:
+                    return
+                yield None
         losses.fold()
-        if stop.asked:
-            return
         synchronize(train.device)
         seconds = time.perf_counter() - started
-        steps.end_epoch(state.epoch, train)
-        valid_loss, metric = evaluate(steps.judged, valid, objective)
+        if state.averaged < state.epoch:  # not again where an evaluation is taken up after it
+            steps.end_epoch(state.epoch, train)
+            state.averaged = state.epoch
+        try:
+            valid_loss, metric = evaluate(steps.judged, valid, objective, watch)
+        except Stopped:
+            return
         plan.observe(valid_loss)
         train_loss = state.loss_sum / state.loss_rows
-        epoch = Epoch(state.epoch, state.step, lr, train_loss, valid_loss, metric, trained, seconds)
+        epoch = Epoch(state.epoch, state.step, state.lr, train_loss, valid_loss, metric, trained, seconds)
         state.end_epoch()
         yield epoch
 

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from dlkit.core.errors import DlkitError, nearest
 from dlkit.core.recipe import LOSSES, Recipe
 from dlkit.nn.loader import Batches
+from dlkit.nn.watch import Stopped, Watch
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,12 +151,20 @@ def _weight(part: str, text: str) -> float:
 
 
 @torch.inference_mode()
-def evaluate(model: torch.nn.Module, batches: Batches, objective: Objective) -> tuple[float, float]:
-    """(mean loss, metric) over every row once, the loss without smoothing and class weights. The mode stays."""
+def evaluate(
+    model: torch.nn.Module, batches: Batches, objective: Objective, watch: Watch | None = None
+) -> tuple[float, float]:
+    """(mean loss, metric) over every row once, the loss without smoothing and class weights. The mode stays.
+
+    Stopped where `watch` wants a stop before the last row.
+    """
     was_training, objective = model.training, objective.plain()
     model.eval()
     losses, statistics = [], []
     for x, y in batches.in_order():
+        if watch and watch.stops():
+            model.train(was_training)
+            raise Stopped
         output = model(x)
         losses.append(objective.total(output, y))
         statistics.append(objective.statistic(output, y))

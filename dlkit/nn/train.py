@@ -1,6 +1,7 @@
 """A training run from first step to finished directory."""
 
 import platform
+import shlex
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -11,18 +12,21 @@ from safetensors.torch import save
 from torch import nn
 
 from dlkit import __version__
+from dlkit.core import console, signals
 from dlkit.core.console import Bar
 from dlkit.core.errors import DlkitError
-from dlkit.core.recipe import Recipe
-from dlkit.core.run import RunDirectory
+from dlkit.core.keeping import Keeping
+from dlkit.core.run import MANIFEST, RunDirectory
+from dlkit.nn.checkpoint import Checkpoints
 from dlkit.nn.device import describe
 from dlkit.nn.fit import Diverged, Epoch, fit
 from dlkit.nn.job import Job
 from dlkit.nn.precision import set_matmul
+from dlkit.nn.resume import check
 from dlkit.nn.schedule import Plan
 from dlkit.nn.state import State
 from dlkit.nn.step import Stepper
-from dlkit.nn.stop import stop_on_signals
+from dlkit.nn.watch import Watch
 
 
 @dataclass
@@ -37,74 +41,99 @@ class Outcome:
     train_seconds: float = 0.0
     seconds: float = 0.0
 
+    def take(self, state: State) -> None:
+        self.epochs, self.steps, self.best, self.best_epoch = state.epoch - 1, state.step, state.best, state.best_epoch
+
     @property
     def samples_per_second(self) -> float:
         """Rows trained on a second of training steps, data loading included, evaluation not."""
         return self.rows / self.train_seconds if self.train_seconds else 0.0
 
 
-def run(job: Job, recipe: Recipe, directory: RunDirectory, bar: Bar, outcome: Outcome) -> Iterator[Epoch]:
-    """Train, and yield each epoch once it is on disk. Fills in `outcome`.
+def run(job: Job, keeping: Keeping, directory: RunDirectory, bar: Bar, outcome: Outcome) -> Iterator[Epoch]:
+    """Train, and yield each epoch once its line is in metrics.jsonl. Fills in `outcome`.
 
-    Stopped by a signal, it saves what was learnt, finishes the directory and raises with that signal's exit code.
-    Diverged, it keeps the best weights of before, or leaves the directory unfinished if there are none.
+    The first checkpoint is written before the first step, to prove that there is room. Stopped by a signal, it saves
+    where it is, finishes the directory and raises with that signal's exit code. Diverged, it keeps the best weights of
+    before, or leaves the directory unfinished if there are none.
     """
-    started = time.perf_counter()
-    directory.write_json("config.json", _config(job, recipe))
-    directory.write_json("schema.json", job.schema.to_json())
-    with stop_on_signals() as stop:
-        state = begin(job, recipe)
-        epochs = fit(state, job.train, job.valid, job.objective, recipe, stop, bar)
+    started, watch = time.perf_counter(), Watch(keeping.every)
+    with signals.deferred(), directory:
+        state, checkpoints = _ready(job, keeping, directory)
+        bar.advance(state.step)
         try:
-            for epoch in epochs:
+            for epoch in fit(state, job.train, job.valid, job.objective, job.recipe, watch, bar):
+                if epoch is None:
+                    checkpoints.save(state)
+                    watch.saved()
+                    continue
                 _record(job, state, epoch, directory, outcome)
                 outcome.seconds = time.perf_counter() - started
                 yield epoch
         except Diverged:
-            if outcome.epochs:
-                directory.finish()
+            if state.best_epoch:
+                _finish(state, directory)
             raise
-        if stop.asked:
-            _save(state, directory, best=not outcome.epochs)
-        directory.finish()
-    if stop.asked:
+        outcome.take(state)
+        checkpoints.save(state, done=not watch.stopped)
+        _finish(state, directory)
+    code = signals.asked()
+    if watch.stopped and code:
         raise DlkitError(
-            f"stopped at step {state.step}, in epoch {state.epoch} of {recipe.epochs}; "
-            f"what was learnt is in {directory.path}",
-            code=stop.code,
+            f"stopped at step {state.step}, in epoch {state.epoch} of {job.recipe.epochs}",
+            f"go on with the same command and --resume {shlex.quote(str(directory.path))}",
+            code,
         )
 
 
-def begin(job: Job, recipe: Recipe) -> State:
+def _ready(job: Job, keeping: Keeping, directory: RunDirectory) -> tuple[State, Checkpoints]:
+    """The state to train from and where it is saved: fresh, or as the newest checkpoint has it."""
+    about, state = config(job), begin(job)
+    checkpoints = Checkpoints(directory, keeping.keep, about)
+    saved = checkpoints.latest() if keeping.resume else None
+    if saved:
+        check(saved, about, directory.path)
+        saved.restore(state)
+        checkpoints.goes_on(state, saved)
+        directory.remove(MANIFEST)
+        directory.reopen_log(state.epoch - 1)
+        console.note(f"resuming {directory.path} at step {state.step}, in epoch {state.epoch}")
+    directory.write_json("config.json", about)
+    directory.write_json("schema.json", job.schema.to_json())
+    checkpoints.save(state)
+    return state, checkpoints
+
+
+def begin(job: Job) -> State:
     """The state before the first step: fresh weights, and an optimiser that has seen nothing."""
+    recipe = job.recipe
     set_matmul(recipe.precision)
     model, steps = job.model(job.options.seed), len(job.train)
     return State(model, Stepper(model, job.objective, recipe), Plan(recipe, recipe.epochs * steps, steps))
 
 
 def _record(job: Job, state: State, epoch: Epoch, directory: RunDirectory, outcome: Outcome) -> None:
-    """Put one epoch on disk: the last weights, the best ones where these are, and the line in metrics.jsonl."""
-    outcome.epochs, outcome.steps = epoch.epoch, epoch.step
+    """One epoch into the state and metrics.jsonl; the weights that were judged are kept where they are the best."""
     outcome.rows += epoch.rows
     outcome.train_seconds += epoch.seconds
     better = job.objective.better(epoch.metric, state.best) or state.best is None
     state.stale = 0 if better else state.stale + 1
     if better:
         state.best, state.best_epoch = epoch.metric, epoch.epoch
-    outcome.best, outcome.best_epoch = state.best, state.best_epoch
-    _save(state, directory, better)
+        state.best_weights = _host(state.stepper.judged)
+    outcome.take(state)
     directory.log(row(epoch, job.objective.metric))
 
 
-def _save(state: State, directory: RunDirectory, best: bool) -> None:
-    """The last weights to go on from; where they are the best, the ones that were judged: live or averaged."""
-    directory.write("checkpoint/last.safetensors", _bytes(state.model))
-    if best:
-        directory.write("model.safetensors", _bytes(state.stepper.judged))
+def _host(model: nn.Module) -> dict[str, torch.Tensor]:
+    """A copy of the weights in main memory. Tied ones are copied each, so that any reader finds every name."""
+    return {name: value.detach().cpu().clone().contiguous() for name, value in model.state_dict().items()}
 
 
-def _bytes(model: nn.Module) -> bytes:
-    return save({k: v.contiguous() for k, v in model.state_dict().items()})
+def _finish(state: State, directory: RunDirectory) -> None:
+    """The best weights under the name that everybody looks for, then the manifest."""
+    directory.write("model.safetensors", save(state.best_weights or _host(state.stepper.judged)))
+    directory.finish()
 
 
 def row(epoch: Epoch, metric: str) -> dict[str, Any]:
@@ -134,15 +163,16 @@ def summary(job: Job, directory: RunDirectory, outcome: Outcome) -> dict[str, An
     }
 
 
-def _config(job: Job, recipe: Recipe) -> dict[str, Any]:
+def config(job: Job) -> dict[str, Any]:
     """Everything needed to repeat the run, and to know that the data is the same."""
     return {
         "command": "train",
         "network": str(job.graph),
         "input": list(job.schema.input_shape),
         "options": asdict(job.options),
-        "recipe": asdict(recipe),
+        "recipe": asdict(job.recipe),
         "batch_size": job.train.batch_size,
         "fingerprint": job.dataset.fingerprint,
+        "rows": job.dataset.rows,
         "versions": {"dlkit": __version__, "torch": torch.__version__, "python": platform.python_version()},
     }

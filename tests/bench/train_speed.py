@@ -18,8 +18,8 @@ from dlkit.core.job import JobOptions
 from dlkit.core.recipe import Recipe
 from dlkit.nn.fit import fit
 from dlkit.nn.job import Job, prepare
-from dlkit.nn.stop import Stop
 from dlkit.nn.train import begin
+from dlkit.nn.watch import Watch
 
 
 def plain(job: Job, epochs: int) -> float:
@@ -50,7 +50,7 @@ def ours(job: Job, epochs: int) -> tuple[float, float]:
     """Rows a second of dlkit's loop, and the metric it reached."""
     with console.progress(0) as bar:
         recipe = Recipe(epochs, 0.003)
-        shown = list(fit(begin(job, recipe), job.train, job.valid, job.objective, recipe, Stop(), bar))
+        shown = list(fit(begin(job, recipe), job.train, job.valid, job.objective, recipe, Watch(), bar))
     return sum(e.rows for e in shown) / sum(e.seconds for e in shown), shown[-1].metric
 
 

@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file
+from support import last_weights
 
 
 def summary(inside, *words: str) -> dict:
@@ -43,7 +44,7 @@ def test_patience_ends_a_run_that_gets_no_better(inside):
 
 def test_the_average_is_kept_and_the_live_weights_beside_it(inside, tmp_path):
     summary(inside, "iris", "--epochs", "2", "--ema", "0.9", "--out", "run")
-    kept, live = (load_file(tmp_path / "run" / name) for name in ("model.safetensors", "checkpoint/last.safetensors"))
+    kept, live = load_file(tmp_path / "run" / "model.safetensors"), last_weights(tmp_path / "run")
     assert kept.keys() == live.keys()
     assert any(not torch.equal(kept[name], live[name]) for name in kept)
 

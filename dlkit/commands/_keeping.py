@@ -1,0 +1,57 @@
+"""The options that say how a run is kept and taken up again."""
+
+import inspect
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+
+from dlkit.core.keeping import Every, Keeping
+from dlkit.core.result import Result
+
+_PANEL = "Run"
+
+
+def _interval(text: str) -> Every:
+    try:
+        return Every.parse(text)
+    except ValueError as problem:
+        raise typer.BadParameter(str(problem)) from None
+
+
+CheckpointEvery = Annotated[
+    Any,
+    typer.Option(parser=_interval, metavar="TIME|STEPS", help="Save the state of the run so often: 5m, 2h, 500.",
+                 rich_help_panel=_PANEL),
+]  # fmt: skip
+Keep = Annotated[int, typer.Option(min=1, help="Checkpoints that stay, the newest.", rich_help_panel=_PANEL)]
+Resume = Annotated[
+    str | None,
+    typer.Option(
+        metavar="RUN|auto",
+        help="Go on with a run, exactly; auto: with the newest unfinished one of this command.",
+        rich_help_panel=_PANEL,
+    ),
+]
+
+
+def keeping(command: Callable[..., Result]) -> Callable[..., Result]:
+    """`command(job, recipe, keeping, …)` as `command(job, recipe, …)` with the options of a Keeping."""
+
+    def wrapper(job: Any, recipe: Any, **said: Any) -> Result:
+        how = Keeping(said.pop("checkpoint_every"), said.pop("keep"), said.pop("resume"))
+        return command(job, recipe, how, **said)
+
+    job, recipe, _, *own = inspect.signature(command).parameters.values()
+    options = [
+        _option("checkpoint_every", "5m", CheckpointEvery),
+        _option("keep", Keeping.keep, Keep),
+        _option("resume", None, Resume),
+    ]
+    wrapper.__signature__ = inspect.Signature([job, recipe, *own, *options])  # type: ignore[attr-defined]
+    wrapper.__module__ = command.__module__
+    return wrapper
+
+
+def _option(name: str, default: Any, annotation: Any) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)

@@ -1,0 +1,34 @@
+"""How a run is kept: when checkpoints are written, how many stay, and which run is taken up again."""
+
+from dataclasses import dataclass
+
+from dlkit.core import units
+
+
+@dataclass(frozen=True)
+class Every:
+    """An interval, in steps or in seconds."""
+
+    steps: int | None = None
+    seconds: float | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> "Every":
+        """`500` is steps; `30s`, `5m`, `2h` a time. ValueError says what was given."""
+        seconds = units.duration(text) if text[-1:].isalpha() else None
+        return cls(seconds=seconds) if seconds is not None else cls(steps=units.count(text))
+
+    def __str__(self) -> str:
+        return str(self.steps) if self.steps is not None else f"{self.seconds:g}s"
+
+
+@dataclass(frozen=True)
+class Keeping:
+    """every   between two checkpoints
+    keep    checkpoints that stay, the newest ones
+    resume  a run's directory, or `auto`: the newest unfinished run of the same command, a new one if there is none
+    """
+
+    every: Every = Every(seconds=300)
+    keep: int = 2
+    resume: str | None = None

@@ -1,0 +1,147 @@
+"""Checkpoints: a state as one safetensors file, named by its place in the run and the sha256 of its bytes.
+
+A file whose bytes are not what its name says is never used. Nothing in it is code: tensors, and JSON in the header.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load, save
+from torch import Tensor
+
+from dlkit.core import console
+from dlkit.core.errors import DlkitError, ExitCode, bad_data
+from dlkit.core.run import RunDirectory
+from dlkit.nn.state import State
+from dlkit.nn.tree import pack, unpack, without_aliases
+
+FOLDER = "checkpoint"
+_NAME = re.compile(r"(?:(\d{9})-(\d{6})|best)-([0-9a-f]{64})\.safetensors")
+
+
+@dataclass(frozen=True)
+class Saved:
+    """What a checkpoint holds: tensors by name, and the JSON beside them (`config`, `state`, `best`)."""
+
+    tensors: Mapping[str, Tensor]
+    facts: Mapping[str, Any]
+    best_weights: dict[str, Tensor] = field(default_factory=dict)
+
+    def restore(self, state: State) -> None:
+        """Bring `state` to where this was saved; its network and optimiser must be built as they were then."""
+        state.load_state_dict(unpack(self.facts["state"], self.tensors))
+        state.best_weights = self.best_weights
+
+
+class Checkpoints:
+    """The checkpoints of one run directory: the newest `keep`, and the best weights that they speak of."""
+
+    def __init__(self, directory: RunDirectory, keep: int, config: Mapping[str, Any]) -> None:
+        self.directory, self.keep, self.config = directory, keep, config
+        self.folder = directory.path / FOLDER
+        self._best: tuple[int, str | None] = (0, None)
+        self._last: tuple[int, int, int] | None = None
+
+    def save(self, state: State, done: bool = False) -> None:
+        """Write `state` whole, then let go of what is too old. Twice at the same place is once. `done`: for good."""
+        place = (state.step, state.epoch, state.position)
+        if place == self._last and not done:
+            return
+        if state.best_epoch != self._best[0]:
+            self._best = state.best_epoch, self._write("best", state.best_weights, {})
+        tensors: dict[str, Tensor] = {}
+        facts = {
+            "format": 1,
+            "config": self.config,
+            "done": done,
+            "threads": torch.get_num_threads(),
+            "best": self._best[1],
+            "state": pack(state.state_dict(), "", tensors),
+        }
+        newest = self._write(f"{state.step:09d}-{state.epoch:06d}", tensors, facts)
+        self._last = place
+        self._forget(newest)
+
+    def _write(self, stem: str, tensors: Mapping[str, Tensor], facts: dict[str, Any]) -> str:
+        kept, aliases = without_aliases(tensors)
+        data = save(kept, {"dlkit": json.dumps(facts | {"aliases": aliases})})
+        name = f"{stem}-{hashlib.sha256(data).hexdigest()}.safetensors"
+        self.directory.write(f"{FOLDER}/{name}", data)
+        return name
+
+    def _forget(self, newest: str) -> None:
+        """Remove all but the newest `keep` checkpoints; the one just written stays, whatever its name."""
+        older = [p.name for p in listed(self.folder) if p.name != newest]
+        kept = {newest, *older[: self.keep - 1]}
+        best = {self._best[1]} | {(header(self.folder / name) or {}).get("best") for name in kept - {newest}}
+        for path in self.folder.glob("*.safetensors"):
+            if path.name not in kept | best:
+                path.unlink(missing_ok=True)
+
+    def latest(self) -> Saved | None:
+        """The newest checkpoint that is whole; None where there is none at all. All damaged: exit code 65."""
+        paths = listed(self.folder)
+        for path in paths:
+            saved = read(path)
+            best = saved and saved.facts["best"]
+            weights = read(self.folder / best) if best else None
+            if saved is None or (best and weights is None):
+                console.warn(f"{path if saved is None else self.folder / str(best)}: damaged; not used")
+                continue
+            return Saved(saved.tensors, saved.facts, dict(weights.tensors) if weights else {})
+        if paths:
+            raise bad_data(f"{self.folder}: no checkpoint in it is whole", "the run has to be made again")
+        return None
+
+    def goes_on(self, state: State, saved: Saved) -> None:
+        """The run goes on from what was saved, now `state`: what is on disk already is not written again."""
+        self._best = state.best_epoch, saved.facts["best"]
+        self._last = (state.step, state.epoch, state.position)
+
+
+def listed(folder: Path) -> list[Path]:
+    """The checkpoints in a folder, the newest first."""
+    paths = [p for p in folder.glob("*.safetensors") if (m := _NAME.fullmatch(p.name)) and m[1]]
+    return sorted(paths, key=lambda p: p.name[:16], reverse=True)
+
+
+def read(path: Path) -> Saved | None:
+    """A checkpoint, or None where its bytes are not those that its name says. Not readable: exit code 74."""
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as failure:
+        reason = (failure.strerror or str(failure)).lower()
+        raise DlkitError(f"{path}: {reason}", code=ExitCode.IO_ERROR) from None
+    found = _NAME.fullmatch(path.name)
+    if not found or hashlib.sha256(data).hexdigest() != found[3]:
+        return None
+    facts = facts_of(data)
+    tensors = load(data)
+    for alias, name in facts["aliases"].items():
+        tensors[alias] = tensors[name]
+    return Saved(tensors, facts)
+
+
+def facts_of(data: bytes) -> dict[str, Any]:
+    """The JSON in a checkpoint's header."""
+    length = int.from_bytes(data[:8], "little")
+    facts: dict[str, Any] = json.loads(json.loads(data[8 : 8 + length])["__metadata__"]["dlkit"])
+    return facts
+
+
+def header(path: Path) -> dict[str, Any] | None:
+    """The JSON of a checkpoint without reading its tensors, not verified; None where it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(8)
+            return facts_of(head + file.read(min(int.from_bytes(head, "little"), 100 << 20)))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

@@ -1,0 +1,130 @@
+"""Which run is taken up again, and whether the command at hand may: the same data, network and recipe."""
+
+import itertools
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dlkit.core import console
+from dlkit.core.errors import DlkitError, ExitCode
+from dlkit.core.io import missing
+from dlkit.core.run import RunDirectory
+from dlkit.nn.checkpoint import FOLDER, Saved, header, listed
+
+HARMLESS = (
+    "recipe.epochs",
+    "recipe.patience",
+    "options.data",
+    "options.device",
+    "versions",
+    "threads",
+)
+"""What a resumed run may say anew: where the data lies, not what it is; how long to train, not how."""
+_OWN = {"config.json", "schema.json", "metrics.jsonl", "manifest.json", ".lock", FOLDER, "model.safetensors"}
+
+
+def find(resume: str | None, out: str | None, stem: str, config: Mapping[str, Any]) -> RunDirectory:
+    """The run directory to train in: a new one, the one named, or with `auto` the newest that the command began.
+
+    No such run: exit code 66; in use, or with foreign files in it: 73.
+    """
+    if resume is None:
+        return RunDirectory.create(out, stem)
+    if resume != "auto":
+        if not listed(Path(resume) / FOLDER):
+            raise _nothing(Path(resume))
+        return RunDirectory.reopen(Path(resume))
+    if out is not None:
+        return _adopt(Path(out)) if Path(out).exists() else RunDirectory.create(out, stem)
+    found = next(_begun(stem, config), None)
+    return RunDirectory.reopen(found) if found else RunDirectory.create(None, stem)
+
+
+def _nothing(path: Path) -> DlkitError:
+    if not path.is_dir():
+        return missing(str(path), FileNotFoundError(2, "no such run directory"))
+    return DlkitError(f"{path}: no checkpoint to resume from", code=ExitCode.NO_INPUT)
+
+
+def _adopt(path: Path) -> RunDirectory:
+    """A directory that is there already, with nothing in it that no run has written."""
+    foreign = sorted(p.name for p in path.iterdir() if p.name not in _OWN and not p.name.startswith(".")) \
+        if path.is_dir() else [path.name]  # fmt: skip
+    if foreign:
+        raise DlkitError(f"{path} already exists and is no run: it holds {foreign[0]!r}", code=ExitCode.CANT_CREATE)
+    return RunDirectory.reopen(path)
+
+
+def _begun(stem: str, config: Mapping[str, Any]) -> Iterator[Path]:
+    """The unfinished runs of this very command, the newest first."""
+    there = itertools.takewhile(Path.is_dir, (Path("runs") / f"{stem}-{n}" for n in itertools.count(1)))
+    for path in reversed(list(there)):
+        newest = next(iter(listed(path / FOLDER)), None)
+        facts = header(newest) if newest else None
+        if facts and not facts.get("done") and not differences(facts["config"], config):
+            yield path
+
+
+def check(saved: Saved, config: Mapping[str, Any], path: Path) -> None:
+    """Refuse to go on with other data, another network or another recipe; say what makes the end differ in its bits."""
+    different = differences(saved.facts["config"], config)
+    if different:
+        raise DlkitError(f"cannot resume {path}: {different[0]}", _hint(different), ExitCode.USAGE)
+    threads, versions = torch.get_num_threads(), saved.facts["config"]["versions"]
+    if saved.facts["threads"] != threads:
+        console.note(f"resuming with {threads} threads, not {saved.facts['threads']}: sums may round differently")
+    for name, version in versions.items():
+        if config["versions"][name] != version:
+            console.note(f"resuming with {name} {config['versions'][name]}, not {version}: sums may round differently")
+
+
+def _hint(different: list[str]) -> str:
+    more = f"{len(different) - 1} more: {'; '.join(different[1:3])}. " if len(different) > 1 else ""
+    return f"{more}Start a new run, or say what the run at hand said"
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Each setting that is not what it was and matters, the weightiest first: data, network, then options."""
+    old, new = _flat(before), _flat(now)
+    names = [n for n in old | new if not any(n == h or n.startswith(h + ".") for h in HARMLESS)]
+    changed = [n for n in names if old.get(n) != new.get(n)]
+    order = ("fingerprint", "rows", "network")
+    changed.sort(key=lambda n: order.index(n) if n in order else len(order))
+    if "network" in changed:  # the words say the same, less precisely
+        changed = [n for n in changed if n != "options.network"]
+    return [_said(n, old.get(n), new.get(n)) for n in changed]
+
+
+def _flat(tree: Mapping[str, Any], stem: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{stem}{name}.")
+        else:
+            flat[stem + name] = list(value) if isinstance(value, tuple) else value
+    return flat
+
+
+def _said(name: str, old: Any, new: Any) -> str:
+    if name == "fingerprint":
+        return "the data is not what it was (its fingerprint differs)"
+    if name == "network":
+        was, now = _first_difference(str(old), str(new))
+        return f"the network differs: it was {was}, it is {now}"
+    shown = name.rpartition(".")[2].replace("_", "-")
+    option = f"--{shown}" if name.startswith(("options.", "recipe.")) else shown
+    return f"{option} was {_short(old)}, it is {_short(new)}"
+
+
+def _first_difference(old: str, new: str) -> tuple[str, str]:
+    for was, now in itertools.zip_longest(old.split(), new.split()):
+        if was != now:
+            return (was or "at its end").strip("()'"), (now or "at its end").strip("()'")
+    return "written otherwise", "the same"
+
+
+def _short(value: Any) -> str:
+    text = "not said" if value is None or value == [] else f"{value:g}" if isinstance(value, float) else str(value)
+    return text if len(text) <= 40 else text[:39] + "…"

@@ -1,0 +1,301 @@
+"""A run cut anywhere and taken up again ends with the same bits: promise 3. And what may not be taken up is refused."""
+
+import hashlib
+import json
+import random
+import shutil
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from dlkit.core import console
+from dlkit.core.errors import DlkitError
+from dlkit.core.job import JobOptions
+from dlkit.core.recipe import Recipe
+from dlkit.core.run import RunDirectory
+from dlkit.nn.checkpoint import Checkpoints, listed
+from dlkit.nn.fit import fit
+from dlkit.nn.job import Job, prepare
+from dlkit.nn.state import State
+from dlkit.nn.train import begin, config
+from dlkit.nn.tree import pack
+from dlkit.nn.watch import Watch
+
+NETWORKS = {
+    "mlp": "linear:16 relu dropout:0.2 linear:3",
+    "conv": "conv:4,k3,p1,bias=0 bn relu dropout:0.2 maxpool:k2 flatten linear:3",
+    "attention": "conv:8,k2,s2 tokens sum(ln attn:2 dropout:0.2 | ) sum(ln mlp:16 | ) ln select:last linear:3",
+}
+SHAPES = {"mlp": (4,), "conv": (2, 6, 6), "attention": (2, 6, 6)}
+ROWS, BATCH = 53, 8  # 42 to train on: five steps of 8 and one of 2
+
+
+class StopAt(Watch):
+    """A stop at a given step, or at the first look at the evaluation of a given epoch."""
+
+    def __init__(self, step: int, evaluation: int = 0) -> None:
+        super().__init__()
+        self.step, self.evaluation, self.now = step, evaluation, 0
+
+    def look(self, step: int) -> bool:
+        self.now = step
+        self.stopped = step == self.step
+        return self.stopped
+
+    def stops(self) -> bool:
+        self.stopped = bool(self.evaluation) and self.now == 6 * self.evaluation
+        return self.stopped
+
+
+@pytest.fixture
+def make(tmp_path):
+    def job(kind: str, **said) -> Job:
+        rng = np.random.default_rng(3)
+        path = tmp_path / f"{kind}.npz"
+        np.savez(path, X=rng.normal(size=(ROWS, *SHAPES[kind])).astype(np.float32), y=np.arange(ROWS) % 3)
+        options = JobOptions(str(path), tuple(NETWORKS[kind].split()), batch_size=BATCH)
+        return prepare(options, Recipe(**{"epochs": 3, "lr": 0.01} | said))
+
+    return job
+
+
+def train(job: Job, state: State, watch: Watch) -> list:
+    with console.progress(0) as bar:
+        epochs = fit(state, job.train, job.valid, job.objective, job.recipe, watch, bar)
+        return [(e.epoch, e.step, e.lr, e.train_loss, e.valid_loss, e.metric) for e in epochs if e]
+
+
+def digest(state: State) -> str:
+    tensors: dict[str, torch.Tensor] = {}
+    facts = pack(state.state_dict(), "", tensors)
+    whole = hashlib.sha256(json.dumps(facts).encode())
+    for name in sorted(tensors):
+        whole.update(name.encode() + tensors[name].detach().contiguous().numpy().tobytes())
+    return whole.hexdigest()
+
+
+def cut_and_resumed(job: Job, watches: list[Watch], folder) -> tuple[list, str]:
+    """The rows and the digest of a run that each watch stopped in turn, every part by a process as good as new."""
+    rows = []
+    with RunDirectory.create(str(folder), "x") as directory:
+        for i, watch in enumerate([*watches, Watch()]):
+            torch.manual_seed(random.randrange(2**31))
+            torch.rand(7)
+            state = begin(job)
+            checkpoints = Checkpoints(directory, 2, config(job))
+            if i:
+                checkpoints.latest().restore(state)
+            rows += train(job, state, watch)
+            assert watch.stopped == (i < len(watches))
+            checkpoints.save(state)
+        return rows, digest(state)
+
+
+# Six steps an epoch: in its middle, before and at its end, at the start of the next, before the very last batch, twice.
+CUTS = [[3], [5], [6], [7], [17], [2, 11]]
+
+
+@pytest.mark.parametrize("kind", NETWORKS)
+@pytest.mark.parametrize("cuts", CUTS, ids=str)
+def test_exact(make, tmp_path, kind, cuts):
+    job = make(kind)
+    whole = begin(job)
+    rows = train(job, whole, Watch())
+    assert len(rows) == 3
+    assert cut_and_resumed(job, [StopAt(cut) for cut in cuts], tmp_path / "run") == (rows, digest(whole))
+
+
+RECIPES = [
+    {"optimizer": "sgd"},
+    {"optimizer": "muon", "schedule": "plateau"},
+    {"optimizer": "rmsprop", "schedule": "cosine", "clip": 0.5, "l1": 1e-4},
+    {"ema": 0.9, "accumulate": 3},
+    {"swa": 0.5},
+    {"precision": "bf16", "accumulate": 2},
+    {"precision": "fp16"},
+]
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda r: "-".join(map(str, r.values())))
+def test_exact_with_every_part_of_the_state(make, tmp_path, recipe):
+    """Moments, loss scale, averages, the plateau's memory; cut in a step's middle and while an epoch is judged."""
+    job = make("conv", **recipe)
+    whole = begin(job)
+    rows = train(job, whole, Watch())
+    cuts = [StopAt(4), StopAt(0, evaluation=2), StopAt(13)]
+    assert cut_and_resumed(job, cuts, tmp_path / "run") == (rows, digest(whole))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", NETWORKS)
+@pytest.mark.parametrize("recipe", [{}, *RECIPES], ids=lambda r: "-".join(map(str, r.values())))
+def test_exact_at_every_step(make, tmp_path, kind, recipe):
+    job = make(kind, **recipe)
+    whole = begin(job)
+    rows = train(job, whole, Watch())
+    for step in range(1, 18):
+        found = cut_and_resumed(job, [StopAt(step)], tmp_path / f"run{step}")
+        assert found == (rows, digest(whole)), step
+    for epoch in (1, 2, 3):
+        found = cut_and_resumed(job, [StopAt(0, evaluation=epoch)], tmp_path / f"eval{epoch}")
+        assert found == (rows, digest(whole)), epoch
+
+
+# From the command line -----------------------------------------------------------------------------------------------
+
+
+def trained(inside, *words: str) -> dict:
+    ran = inside("train", *words, "--json")
+    assert ran.code == 0, ran.err
+    return json.loads(ran.out)
+
+
+def ends(run) -> tuple[list, dict]:
+    """What metrics.jsonl says but times, and the tensors of the newest checkpoint and of the best weights."""
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    rows = [{k: v for k, v in row.items() if "second" not in k} for row in lines]
+    files = [listed(run / "checkpoint")[0], run / "model.safetensors"]
+    return rows, {f"{i}{k}": v.numpy().tobytes() for i, path in enumerate(files) for k, v in load_file(path).items()}
+
+
+IRIS = ["iris", "linear:8", "relu", "linear:3", "--epochs", "4", "--batch-size", "32"]
+
+
+def rolled_back(run, to) -> None:
+    """The directory as kill -9 soon after an early checkpoint leaves it: no manifest, a torn file, a torn line."""
+    shutil.copytree(run, to)
+    for path in listed(to / "checkpoint")[:-1]:
+        path.unlink()
+    (to / "manifest.json").unlink()
+    (to / "model.safetensors").unlink()
+    (to / "checkpoint" / ".000000004-000001-ab.safetensors.x1y2z3").write_bytes(b"torn")
+    with (to / "metrics.jsonl").open("a") as log:
+        log.write('{"epoch": 5, "st')
+
+
+def test_a_killed_run_ends_as_the_untroubled_one(inside, tmp_path):
+    trained(inside, *IRIS, "--out", "whole", "--checkpoint-every", "6", "--keep", "9")
+    rolled_back(tmp_path / "whole", tmp_path / "killed")
+    assert len(listed(tmp_path / "killed" / "checkpoint")) == 1
+    again = trained(inside, *IRIS, "--resume", "killed")
+    assert again["summary"]["epochs"] == 4
+    assert ends(tmp_path / "killed") == ends(tmp_path / "whole")
+    assert not list((tmp_path / "killed").rglob(".*"))
+    assert inside("train", *IRIS, "--resume", "killed", "-q").out.strip() == str(again["summary"]["best"])
+
+
+def test_auto_takes_up_what_this_command_began(inside, tmp_path):
+    trained(inside, *IRIS, "--checkpoint-every", "6", "--keep", "9")
+    runs = tmp_path / "runs"
+    first = runs / "iris-net-1"
+    shutil.move(first, tmp_path / "whole")
+    rolled_back(tmp_path / "whole", first)
+    # Another rate is another command: it begins a run of its own and leaves the first alone.
+    assert trained(inside, *IRIS, "--resume", "auto", "--lr", "0.1")["summary"]["run"].endswith("iris-net-2")
+    assert trained(inside, *IRIS, "--resume", "auto")["summary"]["run"].endswith("iris-net-1")
+    assert ends(first) == ends(tmp_path / "whole")
+    assert trained(inside, *IRIS, "--resume", "auto")["summary"]["run"].endswith("iris-net-3")
+    # With --out the directory itself is the job: begun, gone on with, or done.
+    for _ in range(2):
+        assert trained(inside, *IRIS, "--resume", "auto", "--out", "job")["summary"]["epochs"] == 4
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("")
+    ran = inside("train", *IRIS, "--resume", "auto", "--out", "mine")
+    assert (ran.code, ran.out) == (73, "") and "thesis.tex" in ran.err
+
+
+def test_more_epochs_are_harmless(inside, tmp_path):
+    trained(inside, *IRIS, "--out", "run", "--schedule", "constant")
+    more = [word if word != "4" else "6" for word in IRIS]
+    answer = trained(inside, *more, "--resume", "run", "--schedule", "constant", "--patience", "9")
+    assert [row["epoch"] for row in answer["rows"]] == [5, 6]
+    trained(inside, *more, "--out", "straight", "--schedule", "constant")
+    assert ends(tmp_path / "run")[1].keys() == ends(tmp_path / "straight")[1].keys()
+    assert ends(tmp_path / "run") == ends(tmp_path / "straight")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["iris", "linear:9", "relu", "linear:3"], ["network", "linear:8", "linear:9"]),
+        (["wine", "linear:8", "relu", "linear:3"], ["data", "fingerprint"]),
+        ([*IRIS[:4], "--lr", "0.5"], ["--lr", "0.003", "0.5"]),
+        ([*IRIS[:4], "--seed", "1"], ["--seed", "0", "1"]),
+        ([*IRIS[:4], "--optimizer", "sgd"], ["--optimizer", "adamw", "sgd"]),
+    ],
+)
+def test_what_differs_is_refused_by_name(inside, tmp_path, words, said):
+    trained(inside, *IRIS, "--out", "run")
+    before = {p: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file()}
+    ran = inside("train", *words, "--batch-size", "32", "--resume", "run")
+    assert (ran.code, ran.out) == (2, ""), ran
+    for word in said:
+        assert word in ran.err.splitlines()[-2], ran.err
+    assert {p: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file()} == before
+
+
+def test_changed_rows_are_refused(inside, tmp_path):
+    table = tmp_path / "t.csv"
+    table.write_text("a,y\n" + "".join(f"{i / 7:.3f},{'no' if i % 3 else 'yes'}\n" for i in range(40)))
+    words = ["t.csv", "--target", "y", "--epochs", "1"]
+    trained(inside, *words, "--out", "run")
+    table.write_text(table.read_text().replace("\n2.429,", "\n2.428,"))
+    ran = inside("train", *words, "--resume", "run")
+    assert ran.code == 2 and "data" in ran.err
+
+
+def test_nothing_to_resume(inside, tmp_path):
+    assert inside("train", *IRIS, "--resume", "nowhere").code == 66
+    (tmp_path / "empty").mkdir()
+    ran = inside("train", *IRIS, "--resume", "empty")
+    assert (ran.code, ran.out) == (66, "") and "no checkpoint" in ran.err
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_is_taken(inside, tmp_path):
+    """Promise 8: a flipped bit anywhere; with nothing whole left, the run is refused."""
+    trained(inside, *IRIS, "--out", "whole", "--checkpoint-every", "6")
+    run = tmp_path / "whole"
+    newest, older = listed(run / "checkpoint")
+    rng = random.Random(0)
+    flip(newest, rng)
+    again = inside("train", *IRIS, "--resume", "whole", "--json", "--checkpoint-every", "6")
+    assert again.code == 0 and newest.name in again.err and "damaged" in again.err
+    for path in listed(run / "checkpoint"):
+        flip(path, rng)
+    ran = inside("train", *IRIS, "--resume", "whole")
+    assert (ran.code, ran.out) == (65, "")
+    assert older
+
+
+def flip(path, rng: random.Random) -> None:
+    data = bytearray(path.read_bytes())
+    data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+    path.write_bytes(data)
+
+
+def test_only_the_newest_are_kept(inside, tmp_path):
+    trained(inside, *IRIS, "--out", "run", "--checkpoint-every", "1", "--keep", "3")
+    kept = listed(tmp_path / "run" / "checkpoint")
+    assert [int(p.name[:9]) for p in kept] == [16, 16, 15] and len(list(kept[0].parent.glob("best-*"))) >= 1
+    for newer, older in pairwise(kept):
+        assert newer.name > older.name or newer.name[:16] == older.name[:16]
+
+
+def test_a_run_in_use_is_refused(inside, tmp_path):
+    """Promise 12, at its smallest: the lock is the kernel's, so a holder that died holds nothing."""
+    trained(inside, *IRIS, "--out", "run")
+    with RunDirectory.reopen(tmp_path / "run"):
+        ran = inside("train", *IRIS, "--resume", "run")
+        assert (ran.code, ran.out) == (73, "") and "in use by process" in ran.err
+        with pytest.raises(DlkitError):
+            RunDirectory.reopen(tmp_path / "run")
+    assert inside("train", *IRIS, "--resume", "run").code == 0
+
+
+@pytest.mark.parametrize("value", ["0", "0s", "5y", "-3", "soon", "1e40d"])
+def test_intervals_refused_by_name(inside, value):
+    ran = inside("train", "iris", "--checkpoint-every", value)
+    assert (ran.code, ran.out) == (2, "") and "--checkpoint-every" in ran.err and repr(value) in ran.err
