@@ -5,7 +5,7 @@ from dlkit.data.dataset import Column, Dataset, Role, Rows
 from dlkit.data.leak import tell_tales
 from dlkit.data.load import load, read
 from dlkit.data.schema import Schema, fit_schema
-from dlkit.data.split import split_indices
+from dlkit.data.split import Split, folds, hold_out, split_indices
 
 __all__ = [
     "Column",
@@ -14,7 +14,10 @@ __all__ = [
     "Role",
     "Rows",
     "Schema",
+    "Split",
     "fit_schema",
+    "folds",
+    "hold_out",
     "is_text",
     "load",
     "read",

@@ -1,5 +1,6 @@
 """From what a reader found to Rows, or to a Dataset: options applied, columns typed, target encoded."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -16,8 +17,8 @@ from dlkit.data.target import read_target
 NAMED = ("target", "na", "numeric", "categorical", "datetime", "text", "id", "drop")
 
 
-def to_rows(table: Table, reading: Reading) -> Rows:
-    """Every column typed, the target's as any other. The table's own columns are used up."""
+def to_rows(table: Table, reading: Reading, only: Sequence[str] | None = None) -> Rows:
+    """Every column typed, or `only` these, the target's as any other. The table's own columns are used up."""
     source = table.place.source
     if table.arrays is not None:
         reading.refuse_for("a set of images", *NAMED)
@@ -27,8 +28,9 @@ def to_rows(table: Table, reading: Reading) -> Rows:
         return Rows(columns=columns, frame=frame if frame.width else None, **_common(table), notes=table.notes)
     names = table.frame.columns
     reading.check_columns(source, names)
-    frame, unread, inference = _typed(table, [name for name in names if name not in reading.drop], reading)
-    if not frame.width:
+    wanted = [name for name in names if name not in reading.drop and (only is None or name in only)]
+    frame, unread, inference = _typed(table, wanted, reading)
+    if not frame.width and only is None:
         raise bad_data(f"{source}: no column is left", "--drop fewer, or leave out columns of lists and bytes")
     left_out = [f"columns of no type that can be read: {', '.join(unread[:20])}"] if unread else []
     notes = (*table.notes, *inference.notes, *left_out)

@@ -1,5 +1,6 @@
 """One argument, told apart by what it is: a file, a folder, stdin, or the name of a set at hand."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from dlkit.core.errors import DlkitError, ExitCode, bad_data
@@ -21,17 +22,18 @@ DELIMITED = ("csv", "tsv", "unknown")
 DEFAULT = Reading()
 
 
-def read(source: str, reading: Reading = DEFAULT) -> Rows:
+def read(source: str, reading: Reading = DEFAULT, columns: Sequence[str] | None = None) -> Rows:
     """Read a data set as it is: its target, if it has one, is a column as any other.
 
     source   CSV, TSV, JSON lines, text (a line is a row of one column, `text`), Parquet, NPZ with X (and y), NPY, IDX
              (with its labels beside it), each also compressed (.gz, .zst) or `-` for stdin; a folder of images, of
              class folders of images, or train/ and valid/ of those; or the name of a set that scikit-learn ships:
              digits, iris, wine, breast_cancer, diabetes
+    columns  of a table only these; the cells of others are not looked at
 
     Raises DlkitError: bad data 65, no such input 66, an argument that does not fit 2.
     """
-    return to_rows(read_table(source, reading, labelled=False), reading)
+    return to_rows(read_table(source, reading, labelled=False), reading, columns)
 
 
 def load(source: str, reading: Reading = DEFAULT) -> Dataset:
