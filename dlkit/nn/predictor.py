@@ -17,7 +17,7 @@ from dlkit.data import Rows, Schema
 from dlkit.nn import device as devices
 from dlkit.nn.build import build
 from dlkit.nn.job import default_batch_size, normaliser
-from dlkit.nn.loader import Batches
+from dlkit.nn.loader import Batches, Normalise
 from dlkit.nn.objective import Objective
 
 WEIGHTS = "model.safetensors"
@@ -45,6 +45,11 @@ class Network:
     @property
     def task(self) -> str:
         return self.schema.task
+
+    @property
+    def normalise(self) -> Normalise | None:
+        """What images go through before the network; None for a table."""
+        return normaliser(self.schema, self.device)
 
     def predict(self, rows: Rows) -> np.ndarray:
         """N×classes probabilities (the mean over views), or N values in the target's units: float64."""
@@ -79,11 +84,10 @@ class Network:
     def _batches(self, rows: Rows) -> Iterator[Tensor]:
         per_row = 4 * int(np.prod(self.schema.input_shape))
         size = max(CHUNK_BYTES // per_row // self.batch_size, 1) * self.batch_size
-        normalise = normaliser(self.schema, self.device)
         for start in range(0, rows.rows, size):
             inputs = self.schema.inputs(rows, np.arange(start, min(start + size, rows.rows)))
             nothing = np.zeros(len(inputs), np.int64)
-            for x, _ in Batches(inputs, nothing, self.batch_size, self.device, normalise).in_order():
+            for x, _ in Batches(inputs, nothing, self.batch_size, self.device, self.normalise).in_order():
                 yield x
 
 
