@@ -90,6 +90,15 @@ def _read_all(handle: int, process: subprocess.Popen) -> str:
     return data.decode()
 
 
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory):
+    """The directory of a finished run of `dlkit train iris`; not to be changed."""
+    folder = tmp_path_factory.mktemp("finished")
+    words = command_line("train", "iris", "linear:3", "--epochs", "1", "--out", "run", "-q")
+    subprocess.run(words, check=True, capture_output=True, cwd=folder, env=environment(), timeout=240)
+    return folder / "run"
+
+
 @pytest.fixture
 def shared():
     """shared(name) is a real data file; the test is skipped where it is not there."""

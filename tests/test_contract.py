@@ -1,12 +1,16 @@
 """The contract that every command keeps: formats, quiet, errors, exit codes, streams. A new command inherits it all."""
 
+import array
 import csv
+import fcntl
 import io
 import json
 import os
 import signal
 import subprocess
+import termios
 import time
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -16,6 +20,9 @@ import dlkit
 
 COMMANDS = sorted(p.stem for p in (Path(dlkit.__file__).parent / "commands").glob("[!_]*.py"))
 
+RUN, NEW = "RUN", "NEW"
+"""In a command line: the directory of a finished run of `train iris`, and the stem of a file that is not there yet."""
+
 QUICK = {
     "convshape": ["3x32x32", "conv:8,k3", "relu", "gap", "linear:10"],
     "models": [],
@@ -24,6 +31,7 @@ QUICK = {
     "lrfind": ["iris", "--steps", "40", "--seeds", "1"],
     "flops": ["70B", "--tokens", "1.4T"],
     "memory": ["7.5B", "--gpus", "64", "--zero", "2"],
+    "export": [RUN, f"{NEW}.pt2"],
 }
 """One quick, successful invocation of each command."""
 
@@ -40,6 +48,7 @@ SUMMARY = {
         *("gpu_hours", "days", "cost"),
     },
     "memory": {"per_gpu_bytes", "total_bytes"},
+    "export": {"file", "format", "bytes", "max_difference"},
 }
 ROW = {
     "convshape": {"layer", "op", "output", "params", "macs", "rf", "jump"},
@@ -49,8 +58,20 @@ ROW = {
     "lrfind": {"step", "lr", "loss", "smoothed"},
     "flops": {"component", "params", "forward_flops", "backward_flops"},
     "memory": {"component", "bytes"},
+    "export": {"tensor", "shape", "type", "holds", "names"},
 }
 every_command = pytest.mark.parametrize("command", COMMANDS)
+
+
+@pytest.fixture
+def quick(request):
+    """quick(command) is the command line of QUICK, with a run and a new file put in where it needs them."""
+    names = (f"new{i}" for i in count())
+
+    def word(text: str) -> str:
+        return str(request.getfixturevalue("finished_run")) if text == RUN else text.replace(NEW, next(names))
+
+    return lambda command: [command, *map(word, QUICK[command])]
 
 
 def assert_error(ran, code: int, *words: str) -> None:
@@ -96,21 +117,20 @@ def test_version(dlkit, flag):
 
 
 @every_command
-def test_formats_agree(inside, command):
-    words = [command, *QUICK[command]]
-    whole = json.loads(inside(*words, "--json").out)
+def test_formats_agree(inside, quick, command):
+    whole = json.loads(inside(*quick(command), "--json").out)
     assert list(whole) == ["command", "version", "ok", "summary", "rows"]
     assert whole["command"] == command and whole["ok"] is True
     assert SUMMARY[command] <= set(whole["summary"])
     assert whole["rows"] and all(ROW[command] <= set(row) for row in whole["rows"])
 
-    lines = [json.loads(line) for line in inside(*words, "--format", "jsonl").out.splitlines()]
-    header, *cells = [line.split("\t") for line in inside(*words, *_tsv(command)).out.splitlines()]
+    lines = [json.loads(line) for line in inside(*quick(command), "--format", "jsonl").out.splitlines()]
+    header, *cells = [line.split("\t") for line in inside(*quick(command), *_tsv(command)).out.splitlines()]
     assert len(lines) == len(cells) == len(whole["rows"])
     assert all(len(row) == len(header) for row in cells)
-    names, *records = list(csv.reader(io.StringIO(inside(*words, "--format", "csv").out)))
+    names, *records = list(csv.reader(io.StringIO(inside(*quick(command), "--format", "csv").out)))
     assert names == header and len(records) == len(cells)
-    timed = {"seconds", "samples_per_second", "run"}  # what may differ between two runs of the same command
+    timed = {"seconds", "samples_per_second", "run", "file"}  # what may differ between two runs of the same command
     same = [i for i, name in enumerate(header) if name not in timed]
     assert [[row[i] for i in same] for row in records] == [[row[i] for i in same] for row in cells]
     for row, line in zip(whole["rows"], lines, strict=True):
@@ -122,18 +142,18 @@ def _tsv(command: str) -> list[str]:
 
 
 @every_command
-def test_a_pipe_gets_tsv_and_quiet_one_value(inside, command):
-    words = [command, *QUICK[command]]
-    assert inside(*words).out.splitlines()[0] == inside(*words, "--format", "tsv").out.splitlines()[0]
-    quiet = inside(*words, "-q")
+def test_a_pipe_gets_tsv_and_quiet_one_value(inside, quick, command):
+    tsv = inside(*quick(command), "--format", "tsv")
+    assert inside(*quick(command)).out.splitlines()[0] == tsv.out.splitlines()[0]
+    quiet = inside(*quick(command), "-q")
     assert quiet.code == 0 and quiet.err == ""
     assert quiet.out.count("\n") == 1 and "\t" not in quiet.out and quiet.out.strip()
 
 
 @every_command
 @pytest.mark.parametrize("colour", [True, False])
-def test_a_terminal_gets_a_table(terminal, command, colour):
-    ran = terminal(command, *QUICK[command], **({} if colour else {"NO_COLOR": "1"}))
+def test_a_terminal_gets_a_table(terminal, quick, command, colour):
+    ran = terminal(*quick(command), **({} if colour else {"NO_COLOR": "1"}))
     assert ran.code == 0
     assert "─" in ran.out and "\t" not in ran.out
     if not colour:
@@ -141,9 +161,10 @@ def test_a_terminal_gets_a_table(terminal, command, colour):
 
 
 @every_command
-def test_usage_errors(inside, command):
-    assert_error(inside(command, *QUICK[command], "--no-such-option"), 2, "--no-such-option", f"dlkit {command} --help")
-    ran = inside(command, *QUICK[command], "--json", "--no-such-option")
+def test_usage_errors(inside, quick, command):
+    words = [*quick(command), "--no-such-option"]
+    assert_error(inside(*words), 2, "--no-such-option", f"dlkit {command} --help")
+    ran = inside(*words, "--json")
     assert ran.code == 2 and ran.out == ""
     body = json.loads(ran.err)
     assert body["error"]["code"] == 2 and "--no-such-option" in body["error"]["message"]
@@ -155,20 +176,20 @@ def test_an_unknown_command_names_the_nearest(dlkit):
 
 
 @every_command
-def test_dev_full_is_an_io_error(command, tmp_path):
+def test_dev_full_is_an_io_error(quick, command, tmp_path):
     with open("/dev/full", "w") as full:
-        words = command_line(command, *QUICK[command])
+        words = command_line(*quick(command))
         done = subprocess.run(words, stdout=full, stderr=subprocess.PIPE, text=True, cwd=tmp_path, env=environment())
     assert done.returncode == 74, done.stderr
     assert "No space left" in done.stderr and "Traceback" not in done.stderr and "Exception ignored" not in done.stderr
 
 
 @every_command
-def test_a_closed_pipe_is_silent(command, tmp_path):
+def test_a_closed_pipe_is_silent(quick, command, tmp_path):
     """A short command ends with 141; `train` finishes its run, because its reader leaving is no reason to stop."""
     read, write = os.pipe()
     os.close(read)
-    words = command_line(command, *QUICK[command])
+    words = command_line(*quick(command))
     done = subprocess.run(words, stdout=write, stderr=subprocess.PIPE, text=True, cwd=tmp_path, env=environment())
     os.close(write)
     assert done.returncode == (0 if command == "train" else 141)
@@ -177,13 +198,25 @@ def test_a_closed_pipe_is_silent(command, tmp_path):
         assert (tmp_path / "runs" / "iris-mlp-1" / "manifest.json").exists()
 
 
+def wait_until_read(pipe) -> None:
+    """Wait until the reader of a pipe has taken all that was written to it: then it waits for more."""
+    waiting, left = array.array("i", [1]), 3000
+    while waiting[0] and left:
+        fcntl.ioctl(pipe, termios.FIONREAD, waiting)
+        time.sleep(0.02)
+        left -= 1
+    assert left, "nobody reads"
+
+
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_signals_while_waiting_for_input(tmp_path, signum, code):
     words, pipe = command_line("convshape", "3x8x8", "-"), subprocess.PIPE
     process = subprocess.Popen(words, stdin=pipe, stdout=pipe, stderr=pipe, text=True, cwd=tmp_path, env=environment())
-    time.sleep(1.0)
+    process.stdin.write("conv")
+    process.stdin.flush()
+    wait_until_read(process.stdin)
     process.send_signal(signum)
-    process.wait(timeout=10)  # its stdin stays open: it is the signal that ends it
+    process.wait(timeout=60)  # its stdin stays open: it is the signal that ends it
     with process:
         assert process.stdout.read() == ""
         assert "Traceback" not in process.stderr.read()
