@@ -1,0 +1,199 @@
+"""From typed columns to the numbers and texts that the folds are cut from. Nothing here looks at a target."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from dlkit.core.errors import bad_data
+from dlkit.data.dataset import Dataset, Role
+from dlkit.data.encode import MICROSECONDS_PER_DAY, MOST_CATEGORIES, Categorical, Datetime, Encoder, Numeric, match_type
+from dlkit.data.infer import as_text
+
+UNKNOWN = -1.0
+"""The code of a category that was not there when the categories were listed. NaN is a missing one."""
+PARTS = ("days", "month", "weekday", "hour")
+
+
+@dataclass(frozen=True, eq=False)
+class Texts:
+    """N texts as one run of UTF-8 bytes, so that they can be mapped from a file: `ends` are N+1 offsets."""
+
+    data: np.ndarray
+    ends: np.ndarray
+
+    @classmethod
+    def of(cls, values: pl.Series) -> "Texts":
+        """A missing text is an empty one."""
+        encoded = [text.encode() for text in values.fill_null("")]
+        ends = np.concatenate([[0], np.cumsum([len(text) for text in encoded], dtype=np.int64)]).astype(np.int64)
+        return cls(np.frombuffer(b"".join(encoded), np.uint8), ends)
+
+    def take(self, rows: np.ndarray) -> list[str]:
+        return [self.data[self.ends[i] : self.ends[i + 1]].tobytes().decode() for i in rows]
+
+
+@dataclass(frozen=True, eq=False)
+class Block:
+    """N rows: N×F float64 (NaN is missing; categories are codes), or N×P pixels as they come; and T columns of text."""
+
+    numbers: np.ndarray
+    texts: tuple[list[str], ...] = ()
+
+    @property
+    def rows(self) -> int:
+        return len(self.numbers)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Which columns of a block are what: indices into `numbers`, the number of text columns, or an image's C×H×W.
+
+    low, high  categories of few and of many (more than `MOST_CATEGORIES`) values
+    """
+
+    numeric: tuple[int, ...] = ()
+    low: tuple[int, ...] = ()
+    high: tuple[int, ...] = ()
+    texts: int = 0
+    image: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Coding:
+    """How the columns of a table become a block, kept with a saved model as plain lists.
+
+    columns  name, kind (numeric, categorical, datetime, text), and what it needs: categories, or a date's parts
+    """
+
+    columns: tuple[Mapping[str, Any], ...] = ()
+    image: tuple[int, ...] = ()
+    dtype: str = "float64"
+
+    @classmethod
+    def fit(cls, dataset: Dataset) -> "Coding":
+        """List the categories, the parts of dates that vary, and the columns of text."""
+        if dataset.arrays is not None:
+            return cls(image=dataset.arrays.shape[1:], dtype=str(dataset.arrays.dtype))
+        assert dataset.frame is not None
+        roles = {column.name: column.role for column in dataset.columns}
+        found = [_column(dataset.frame[name], role) for name, role in roles.items() if _is_used(role)]
+        if not found:
+            raise bad_data(f"{dataset.source}: no column beside the target can be learned from")
+        return cls(tuple(found))
+
+    @cached_property
+    def layout(self) -> Layout:
+        kinds: dict[str, list[int]] = {"numeric": [], "low": [], "high": []}
+        width = texts = 0
+        for column in self.columns:
+            if column["kind"] == "text":
+                texts += 1
+            elif column["kind"] == "categorical":
+                kinds["low" if len(column["categories"]) <= MOST_CATEGORIES else "high"].append(width)
+                width += 1
+            else:
+                parts = len(column.get("parts", ("value",)))
+                kinds["numeric"] += range(width, width + parts)
+                width += parts
+        return Layout(*(tuple(indices) for indices in kinds.values()), texts, self.image)
+
+    @property
+    def features(self) -> int:
+        """Columns of a table, pixels of an image."""
+        return int(np.prod(self.image)) if self.image else len(self.columns)
+
+    def arrays(self, rows: Dataset) -> tuple[np.ndarray, tuple[Texts, ...]]:
+        """(N×F numbers, T columns of text). Columns are found by name; one that is missing, or of another type: bad
+        data."""
+        if self.image:
+            return self._pixels(rows), ()
+        if rows.frame is None:
+            raise bad_data(f"{rows.source}: images, where a table with {len(self.columns)} columns is needed")
+        numbers, texts = [], []
+        for column in self.columns:
+            if column["name"] not in rows.frame.columns:
+                raise bad_data(f"{rows.source}: no column {column['name']!r}, which the model needs")
+            values = rows.frame[column["name"]]
+            if column["kind"] == "text":
+                texts.append(Texts.of(as_text(values)))
+            else:
+                numbers += _CODES[column["kind"]](_matched(column["kind"], values, rows), column)
+        return np.column_stack(numbers) if numbers else np.zeros((rows.frame.height, 0)), tuple(texts)
+
+    def _pixels(self, rows: Dataset) -> np.ndarray:
+        needed = "×".join(map(str, self.image)) + f" of {self.dtype}"
+        if rows.arrays is None:
+            raise bad_data(f"{rows.source}: a table, where images {needed} are needed")
+        if rows.arrays.shape[1:] != self.image or str(rows.arrays.dtype) != self.dtype:
+            found = "×".join(map(str, rows.arrays.shape[1:])) + f" of {rows.arrays.dtype}"
+            raise bad_data(f"{rows.source}: images are {found}, where {needed} are needed")
+        return rows.arrays.reshape(len(rows.arrays), -1)
+
+    def block(self, rows: Dataset) -> Block:
+        """All the rows at once."""
+        numbers, texts = self.arrays(rows)
+        return Block(numbers, tuple(text.take(np.arange(len(numbers))) for text in texts))
+
+    def to_json(self) -> dict[str, Any]:
+        return {"columns": [dict(column) for column in self.columns], "image": list(self.image), "dtype": self.dtype}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> "Coding":
+        return cls(tuple(data["columns"]), tuple(data["image"]), data["dtype"])
+
+
+def _is_used(role: Role) -> bool:
+    return role.is_used or role is Role.TEXT
+
+
+def _column(values: pl.Series, role: Role) -> dict[str, Any]:
+    column: dict[str, Any] = {"name": values.name, "kind": role.value}
+    if role is Role.CATEGORICAL:
+        column["categories"] = sorted(as_text(values).drop_nulls().unique())
+    elif role is Role.DATETIME:
+        parts = dict(zip(PARTS, _parts(values), strict=True))
+        vary = [name for name, part in parts.items() if len(np.unique(part[~np.isnan(part)])) > 1]
+        column["parts"] = vary or ["days"]
+    return column
+
+
+def _parts(values: pl.Series) -> list[np.ndarray]:
+    """Days since 1970, month, weekday (Monday is 1), hour with its minutes as a fraction; NaN for missing."""
+    turns = values.to_physical().cast(pl.Float64) / MICROSECONDS_PER_DAY
+    found = [turns, values.dt.month(), values.dt.weekday(), turns % 1 * 24]
+    return [part.cast(pl.Float64).fill_null(float("nan")).to_numpy() for part in found]
+
+
+def _matched(kind: str, values: pl.Series, rows: Dataset) -> pl.Series:
+    """The values as the type that they had at fit; a cell that cannot be that is named."""
+    return match_type(_BLANK[kind](values.name), rows, values, None)
+
+
+# Encoders that only say their type: what is fitted is fitted inside the folds.
+_BLANK: dict[str, Callable[[str], Encoder]] = {
+    "numeric": lambda name: Numeric(name, 0.0, 1.0, False),
+    "categorical": lambda name: Categorical(name, (), False, False),
+    "datetime": lambda name: Datetime(name, 0.0, 1.0, False, False, False),
+}
+
+
+def _numeric(values: pl.Series, column: Mapping[str, Any]) -> list[np.ndarray]:
+    return [values.fill_null(float("nan")).to_numpy()]
+
+
+def _categorical(values: pl.Series, column: Mapping[str, Any]) -> list[np.ndarray]:
+    codes = values.cast(pl.Enum(column["categories"]), strict=False).to_physical().cast(pl.Float64)
+    codes = codes.fill_null(UNKNOWN).to_numpy()
+    return [np.where(values.is_null().to_numpy(), np.nan, codes)]
+
+
+def _datetime(values: pl.Series, column: Mapping[str, Any]) -> list[np.ndarray]:
+    found = dict(zip(PARTS, _parts(values), strict=True))
+    return [found[name] for name in column["parts"]]
+
+
+_CODES = {"numeric": _numeric, "categorical": _categorical, "datetime": _datetime}
