@@ -8,7 +8,7 @@ import polars as pl
 
 from dlkit.core.errors import bad_data
 from dlkit.core.reading import Reading
-from dlkit.data.dataset import Column, Dataset, Rows
+from dlkit.data.dataset import Column, Dataset, Role, Rows
 from dlkit.data.infer import Inference
 from dlkit.data.roles import describe
 from dlkit.data.table import Table
@@ -37,12 +37,15 @@ def to_rows(table: Table, reading: Reading, only: Sequence[str] | None = None) -
     return Rows(columns=_described(frame, reading), frame=frame, **_common(table), notes=notes)
 
 
-def to_dataset(table: Table, reading: Reading) -> Dataset:
-    """The target taken out and encoded; rows without it are left out. The table's own columns are used up."""
-    return _images(table, reading) if table.arrays is not None else _learnable(table, reading)
+def to_dataset(table: Table, reading: Reading, texts: bool = False) -> Dataset:
+    """The target taken out and encoded; rows without it are left out. The table's own columns are used up.
+
+    texts  whether whoever asks can learn from columns of text
+    """
+    return _images(table, reading) if table.arrays is not None else _learnable(table, reading, texts)
 
 
-def _learnable(table: Table, reading: Reading) -> Dataset:
+def _learnable(table: Table, reading: Reading, texts: bool) -> Dataset:
     source, names = table.place.source, table.frame.columns
     reading.check_columns(source, names)
     name = reading.choose_target(source, names)
@@ -52,12 +55,13 @@ def _learnable(table: Table, reading: Reading) -> Dataset:
     kept = target.kept
     frame = frame if kept.all() else frame.filter(kept)
     columns = _described(frame, reading)
-    if not any(column.role.is_used for column in columns):
-        raise bad_data(f"{source}: no column beside the target {name!r} can be learned from", _left_out(columns))
+    unused = tuple(c for c in columns if not (c.role.is_used or (texts and c.role is Role.TEXT)))
+    if len(unused) == len(columns):
+        raise bad_data(f"{source}: no column beside the target {name!r} can be learned from", _left_out(unused))
     # `class` may as well be a feature (it is one in the titanic's table): say what was taken.
     guessed = reading.target is None and name not in ("target", "y")
     chosen = (f"target: {name}; --target names another",) if guessed else ()
-    left_out = _left_out(columns, unread)
+    left_out = _left_out(unused, unread)
     return Dataset(
         task=target.task,
         target=name,
@@ -122,8 +126,8 @@ def _described(frame: pl.DataFrame, reading: Reading) -> tuple[Column, ...]:
 
 
 def _left_out(columns: tuple[Column, ...], unread: list[str] | None = None) -> str | None:
-    """One line on the columns that training will not see, and why."""
-    names = [f"{column.name} ({_reason(column)})" for column in columns if not column.role.is_used]
+    """One line on the columns that are not learned from, and why."""
+    names = [f"{column.name} ({_reason(column)})" for column in columns]
     names += [f"{name} (no type a model can use)" for name in unread or []]
     if not names:
         return None

@@ -153,13 +153,37 @@ class Datetime:
         out[:] = np.column_stack(columns)
 
 
-Encoder = Numeric | Categorical | Datetime
-KINDS: dict[str, type[Encoder]] = {encoder.kind: encoder for encoder in (Numeric, Categorical, Datetime)}
+@dataclass(frozen=True)
+class Text:
+    """A column of prose: no feature of a network's, but a column that a classic model may read."""
+
+    kind: ClassVar[str] = "text"
+    dtype: ClassVar[pl.DataType] = pl.String()
+    column: str
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        return ()
+
+    @classmethod
+    def fit(cls, values: pl.Series) -> "Text":
+        return cls(values.name)
+
+    def encode(self, values: pl.Series, out: np.ndarray) -> None:
+        """Nothing to encode."""
 
 
-def fit_encoder(column: Column, values: pl.Series) -> Encoder | None:
-    """The encoder of a column's training values; None for a column that tells nothing on that side."""
-    return KINDS[Role(column.role)].fit(values) if column.role.is_used else None
+Encoder = Numeric | Categorical | Datetime | Text
+KINDS: dict[str, type[Encoder]] = {encoder.kind: encoder for encoder in (Numeric, Categorical, Datetime, Text)}
+
+
+def fit_encoder(column: Column, values: pl.Series, texts: bool = False) -> Encoder | None:
+    """The encoder of a column's training values; None for a column that tells nothing on that side.
+
+    texts  whether columns of text count
+    """
+    is_used = column.role.is_used or (texts and column.role is Role.TEXT)
+    return KINDS[Role(column.role)].fit(values) if is_used else None
 
 
 def encoder_to_json(encoder: Encoder) -> dict[str, Any]:
@@ -174,7 +198,7 @@ def encoder_from_json(data: object, where: str) -> Encoder:
     if isinstance(encoder, Categorical):
         unique = len(set(encoder.categories)) == len(encoder.categories)
         strict.check(unique and len(encoder.categories) <= MOST_CATEGORIES, where, "categories repeat or are too many")
-    else:
+    elif not isinstance(encoder, Text):
         strict.check(encoder.std > 0, where, "std is not positive")
     return encoder
 
@@ -185,7 +209,7 @@ def match_type(encoder: Encoder, dataset: Rows, values: pl.Series, rows: np.ndar
         return values
     if values.null_count() == len(values):
         return pl.Series(values.name, [None] * len(values), dtype=encoder.dtype)
-    if encoder.kind == "categorical":
+    if encoder.kind in ("categorical", "text"):
         return as_text(values)
     is_number = encoder.kind == "numeric"
     parsed = pl.Series([None] * len(values))

@@ -36,12 +36,14 @@ def read(source: str, reading: Reading = DEFAULT, columns: Sequence[str] | None 
     return to_rows(read_table(source, reading, labelled=False), reading, columns)
 
 
-def load(source: str, reading: Reading = DEFAULT) -> Dataset:
+def load(source: str, reading: Reading = DEFAULT, texts: bool = False) -> Dataset:
     """Read a data set with the column to predict: `reading.target`, or one named target, label, y or class.
 
     Sources and errors are those of `read`; rows whose target is missing are left out, and a note says so.
+
+    texts  whether columns of text can be learned from: a table of them alone is then no error
     """
-    return to_dataset(read_table(source, reading, labelled=True), reading)
+    return to_dataset(read_table(source, reading, labelled=True), reading, texts)
 
 
 def read_table(source: str, reading: Reading, labelled: bool) -> Table:

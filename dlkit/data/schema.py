@@ -151,7 +151,8 @@ class Schema(_Plain):
         strict.check(unique and is_regression == (len(self.classes) < 2), where, "classes do not fit the task")
         strict.check(len(self.slices) == len(self.encoders), where, "a column is there twice")
         if pixels is None:
-            strict.check(shape == (len(self.features),) and shape > (0,), where, "input_shape does not fit the columns")
+            fits = shape == (len(self.features),) and len(self.encoders) > 0
+            strict.check(fits, where, "input_shape does not fit the columns")
             return
         strict.check(not self.encoders, where, "both columns and pixels")
         strict.check(len(shape) == 3 and min(shape) > 0, where, "input_shape is not C×H×W")
@@ -160,8 +161,11 @@ class Schema(_Plain):
         strict.check(min(pixels.std) > 0, where, "a pixel std is not positive")
 
 
-def fit_schema(dataset: Dataset, rows: np.ndarray) -> Schema:
-    """Learn columns, categories and scales from `rows`; no other row has any influence."""
+def fit_schema(dataset: Dataset, rows: np.ndarray, texts: bool = False) -> Schema:
+    """Learn columns, categories and scales from `rows`; no other row has any influence.
+
+    texts  columns of text are listed too, without features: for models that read them as they are
+    """
     mean = std = None
     if dataset.task == "regression":
         scale = Scale.fit(dataset.labels[rows], f"{dataset.source}: the target {dataset.target!r}")
@@ -171,7 +175,7 @@ def fit_schema(dataset: Dataset, rows: np.ndarray) -> Schema:
         return Schema(*common, dataset.arrays.shape[1:], pixels=_fit_pixels(dataset.arrays, rows))
     assert dataset.frame is not None
     train = dataset.frame[rows]
-    fitted = (fit_encoder(column, train[column.name]) for column in dataset.columns)
+    fitted = (fit_encoder(column, train[column.name], texts) for column in dataset.columns)
     encoders = tuple(encoder for encoder in fitted if encoder)
     if not encoders:
         raise bad_data(f"{dataset.source}: every column has one value on the training side: nothing to learn from")

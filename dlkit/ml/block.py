@@ -9,9 +9,20 @@ import numpy as np
 import polars as pl
 
 from dlkit.core.errors import bad_data
-from dlkit.data.dataset import Dataset, Role
-from dlkit.data.encode import MICROSECONDS_PER_DAY, MOST_CATEGORIES, Categorical, Datetime, Encoder, Numeric, match_type
+from dlkit.data import strict
+from dlkit.data.dataset import Dataset, Role, Rows
+from dlkit.data.encode import (
+    MICROSECONDS_PER_DAY,
+    MOST_CATEGORIES,
+    Categorical,
+    Datetime,
+    Encoder,
+    Numeric,
+    Text,
+    match_type,
+)
 from dlkit.data.infer import as_text
+from dlkit.data.schema import Schema
 
 UNKNOWN = -1.0
 """The code of a category that was not there when the categories were listed. NaN is a missing one."""
@@ -74,16 +85,12 @@ class Coding:
     dtype: str = "float64"
 
     @classmethod
-    def fit(cls, dataset: Dataset) -> "Coding":
-        """List the categories, the parts of dates that vary, and the columns of text."""
+    def fit(cls, dataset: Dataset, schema: Schema) -> "Coding":
+        """The schema's columns: list the categories, the parts of dates that vary, and the columns of text."""
         if dataset.arrays is not None:
             return cls(image=dataset.arrays.shape[1:], dtype=str(dataset.arrays.dtype))
         assert dataset.frame is not None
-        roles = {column.name: column.role for column in dataset.columns}
-        found = [_column(dataset.frame[name], role) for name, role in roles.items() if _is_used(role)]
-        if not found:
-            raise bad_data(f"{dataset.source}: no column beside the target can be learned from")
-        return cls(tuple(found))
+        return cls(tuple(_column(dataset.frame[e.column], Role(e.kind)) for e in schema.encoders))
 
     @cached_property
     def layout(self) -> Layout:
@@ -106,7 +113,7 @@ class Coding:
         """Columns of a table, pixels of an image."""
         return int(np.prod(self.image)) if self.image else len(self.columns)
 
-    def arrays(self, rows: Dataset) -> tuple[np.ndarray, tuple[Texts, ...]]:
+    def arrays(self, rows: Rows) -> tuple[np.ndarray, tuple[Texts, ...]]:
         """(N×F numbers, T columns of text). Columns are found by name; one that is missing, or of another type: bad
         data."""
         if self.image:
@@ -117,14 +124,14 @@ class Coding:
         for column in self.columns:
             if column["name"] not in rows.frame.columns:
                 raise bad_data(f"{rows.source}: no column {column['name']!r}, which the model needs")
-            values = rows.frame[column["name"]]
+            values = match_type(_BLANK[column["kind"]](column["name"]), rows, rows.frame[column["name"]], None)
             if column["kind"] == "text":
-                texts.append(Texts.of(as_text(values)))
+                texts.append(Texts.of(values))
             else:
-                numbers += _CODES[column["kind"]](_matched(column["kind"], values, rows), column)
+                numbers += _CODES[column["kind"]](values, column)
         return np.column_stack(numbers) if numbers else np.zeros((rows.frame.height, 0)), tuple(texts)
 
-    def _pixels(self, rows: Dataset) -> np.ndarray:
+    def _pixels(self, rows: Rows) -> np.ndarray:
         needed = "×".join(map(str, self.image)) + f" of {self.dtype}"
         if rows.arrays is None:
             raise bad_data(f"{rows.source}: a table, where images {needed} are needed")
@@ -133,7 +140,7 @@ class Coding:
             raise bad_data(f"{rows.source}: images are {found}, where {needed} are needed")
         return rows.arrays.reshape(len(rows.arrays), -1)
 
-    def block(self, rows: Dataset) -> Block:
+    def block(self, rows: Rows) -> Block:
         """All the rows at once."""
         numbers, texts = self.arrays(rows)
         return Block(numbers, tuple(text.take(np.arange(len(numbers))) for text in texts))
@@ -142,12 +149,38 @@ class Coding:
         return {"columns": [dict(column) for column in self.columns], "image": list(self.image), "dtype": self.dtype}
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> "Coding":
-        return cls(tuple(data["columns"]), tuple(data["image"]), data["dtype"])
+    def from_json(cls, data: object) -> "Coding":
+        """A coding out of what `to_json` made; anything else is bad data."""
+        where = "coding"
+        values = strict.members(data, where, {"columns", "image", "dtype"})
+        strict.check(isinstance(values["columns"], list), where, "columns is not a list")
+        columns = tuple(_checked(column, f"{where}: column {i}") for i, column in enumerate(values["columns"], 1))
+        return cls(columns, **vars(strict.read(_Pixels, {k: values[k] for k in ("image", "dtype")}, where)))
 
 
-def _is_used(role: Role) -> bool:
-    return role.is_used or role is Role.TEXT
+@dataclass(frozen=True)
+class _Pixels:
+    image: tuple[int, ...]
+    dtype: str
+
+
+# What a column of each kind says besides its name and kind.
+_EXTRA = {"numeric": None, "categorical": "categories", "datetime": "parts", "text": None}
+
+
+def _checked(column: Any, where: str) -> Mapping[str, Any]:
+    kind = column.get("kind") if isinstance(column, dict) else None
+    strict.check(isinstance(kind, str) and kind in _EXTRA, where, f"no kind of column: {kind!r:.40}")
+    extra = _EXTRA[kind]
+    strict.members(column, where, {"name", "kind", *([extra] if extra else [])})
+    words = column[extra] if extra else []
+    strict.check(
+        isinstance(words, list) and all(isinstance(w, str) for w in [column["name"], *words]), where, "no text"
+    )
+    strict.check(
+        len(set(words)) == len(words) and (extra != "parts" or set(words) <= set(PARTS)), where, "no such part"
+    )
+    return column
 
 
 def _column(values: pl.Series, role: Role) -> dict[str, Any]:
@@ -168,16 +201,12 @@ def _parts(values: pl.Series) -> list[np.ndarray]:
     return [part.cast(pl.Float64).fill_null(float("nan")).to_numpy() for part in found]
 
 
-def _matched(kind: str, values: pl.Series, rows: Dataset) -> pl.Series:
-    """The values as the type that they had at fit; a cell that cannot be that is named."""
-    return match_type(_BLANK[kind](values.name), rows, values, None)
-
-
 # Encoders that only say their type: what is fitted is fitted inside the folds.
 _BLANK: dict[str, Callable[[str], Encoder]] = {
     "numeric": lambda name: Numeric(name, 0.0, 1.0, False),
     "categorical": lambda name: Categorical(name, (), False, False),
     "datetime": lambda name: Datetime(name, 0.0, 1.0, False, False, False),
+    "text": Text,
 }
 
 

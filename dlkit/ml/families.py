@@ -63,7 +63,7 @@ class Context:
 class Family:
     """A kind of model.
 
-    view      what it eats, of `features.VIEWS`
+    view      what it eats: scaled, dense, plain, native or apart (`features.Features`)
     make      setting, context -> estimator
     settings  context -> settings to try, the default first
     growth    fit time grows as rows to this power
@@ -82,7 +82,6 @@ class Family:
     weighs: bool = False
     bytes: Callable[[int, int, Context], float] = field(default=lambda rows, columns, context: 0.0)
     tasks: tuple[str, ...] = ("classification", "regression")
-    dense: bool = False
 
     def remark(self, context: Context) -> str:
         """What the board should say about how the family was fitted."""
@@ -295,7 +294,7 @@ FAMILIES = (
            bytes=_copies(2), tasks=CLASSES),
     Family("knn", "scaled", _knn, _knn_settings, slow=True, bytes=_copies(2)),
     Family("svm-linear", "scaled", _linear_svm, _values("cost", 1.0, 0.1, 0.01, 10.0), weighs=True, bytes=_copies(2)),
-    Family("boosting", "native", _boosting, _boosting_settings, weighs=True, bytes=_copies(1), dense=True),
+    Family("boosting", "native", _boosting, _boosting_settings, weighs=True, bytes=_copies(1)),
     Family("extra-trees", "plain", _forest(ExtraTreesClassifier, ExtraTreesRegressor), _forest_settings, 1.1,
            weighs=True, bytes=_forest_bytes),
     Family("forest", "plain", _forest(RandomForestClassifier, RandomForestRegressor), _forest_settings, 1.1,
@@ -304,12 +303,12 @@ FAMILIES = (
     Family("svm-poly", "scaled", _kernel_svm("poly"), _poly_settings, 2.0, True, True, _kernel_bytes),
 )  # fmt: skip
 ON_REQUEST = (
-    Family("kmeans", "scaled", _density("kmeans"),
+    Family("kmeans", "dense", _density("kmeans"),
            _density_settings({"components": 3}, {"components": 1}, {"components": 8}, {"components": 20}),
-           tasks=CLASSES, dense=True),
-    Family("em", "scaled", _density("em"),
+           tasks=CLASSES),
+    Family("em", "dense", _density("em"),
            _density_settings(*({"components": c, "covariance": v} for v in ("diag", "full") for c in (2, 1, 4, 8))),
-           bytes=_copies(4), tasks=CLASSES, dense=True),
+           bytes=_copies(4), tasks=CLASSES),
 )  # fmt: skip
 ALIASES = {
     "ridge": ("linear",), "regression": ("linear", "logistic"), "nb": ("bayes",), "naive-bayes": ("bayes",),

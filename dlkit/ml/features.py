@@ -16,12 +16,10 @@ from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder, StandardScaler,
 
 from dlkit.ml.block import Block, Layout
 
-VIEWS = ("scaled", "plain", "native", "apart")
 # More pixels than this become principal components: 28×28 stays, 64×64×3 does not.
 MOST_PIXELS, COMPONENTS = 1024, 128
 # Words and pairs of words that are kept; trees and neighbours see them through this many latent dimensions.
 WORDS, TOPICS = 20_000, 64
-CHUNK = 1 << 24
 
 
 class Features(BaseEstimator):
@@ -29,6 +27,7 @@ class Features(BaseEstimator):
 
     view    scaled  numbers imputed (median), flagged where missing, standardised; categories one-hot; text as tf-idf
             plain   the same, not standardised; text as latent dimensions
+            dense   as scaled, text as latent dimensions
             native  numbers with NaN, categories as codes that the model knows for such; text as latent dimensions
             apart   numbers imputed, then category codes, then tf-idf: naive Bayes treats each in its own way
     target  binary, multiclass or continuous: what categories of many values are encoded by, cross-fitted
@@ -67,7 +66,7 @@ class Features(BaseEstimator):
             # Each row's encoding comes from the other rows: its own target does not leak into it.
             self.means_ = TargetEncoder(target_type=self.target, random_state=self.seed)
             numeric = np.hstack([numeric, self.means_.fit_transform(x[:, list(high)], y)])
-        if self.view == "scaled" and numeric.shape[1]:
+        if self.view in ("scaled", "dense") and numeric.shape[1]:
             self.scaler_ = StandardScaler()
             numeric = self.scaler_.fit_transform(numeric)
         categorical = np.zeros((len(x), 0))
@@ -77,7 +76,7 @@ class Features(BaseEstimator):
         return self._order(numeric, categorical)
 
     def _encoder(self) -> OneHotEncoder | OrdinalEncoder:
-        if self.view in ("scaled", "plain"):
+        if self.view not in ("native", "apart"):
             return OneHotEncoder(handle_unknown="ignore", sparse_output=False)
         # For boosting what is missing or unknown is missing; naive Bayes counts it as a category of its own.
         unknown = {"unknown_value": np.nan} if self.view == "native" else {"unknown_value": -1}
@@ -117,14 +116,18 @@ class Features(BaseEstimator):
         for column in block.texts:
             self.words_.append(_vectorizer(column))
         words = self._words(block)
-        if words is None or self.view in ("scaled", "apart") or words.shape[1] <= TOPICS:
+        if words is None or self.view in ("scaled", "apart"):
             return words
+        if words.shape[1] <= TOPICS:
+            return words.toarray()
         self.topics_ = TruncatedSVD(TOPICS, random_state=self.seed)
         return self.topics_.fit_transform(words)
 
     def _texts(self, block: Block) -> Any:
         words = self._words(block)
-        return words if self.topics_ is None or words is None else self.topics_.transform(words)
+        if words is None or self.view in ("scaled", "apart"):
+            return words
+        return words.toarray() if self.topics_ is None else self.topics_.transform(words)
 
     def _words(self, block: Block) -> Any:
         known = [(v, column) for v, column in zip(self.words_, block.texts, strict=True) if v is not None]

@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import scipy.sparse as sp
 
 from dlkit.ml.block import Block, Layout
 from dlkit.ml.families import BY_NAME, Context, Family
@@ -40,7 +39,7 @@ class Model:
             x = features.fit_transform(block, y)
             estimator = family.make(setting, context)
             _introduce(estimator, family, features)
-            estimator.fit(x.toarray() if family.dense and sp.issparse(x) else x, y)
+            estimator.fit(x, y)
         return cls(features, estimator, context.classes)
 
     def predict(self, block: Block) -> np.ndarray:
@@ -52,8 +51,6 @@ class Model:
 
     def _predict(self, block: Block) -> np.ndarray:
         x = self.features.transform(block)
-        if sp.issparse(x) and hasattr(self.estimator, "models_"):
-            x = x.toarray()
         if not self.classes:
             return np.asarray(self.estimator.predict(x), np.float64)
         out = np.zeros((block.rows, self.classes))
