@@ -14,6 +14,7 @@ not clipped, in input pixels, axis by axis; statistics of norms are taken as giv
 for the last map, before gap or flatten. Stride is the product of strides, padding how far output
 0 reaches before the input, centre the middle of what it sees. After a transposed convolution rf
 is the largest of all positions, rf_min the smallest. A squeeze-excite gate sees the whole input.
+A sequence is T×D or C×L as the first layer that minds takes it; causal layers see the past.
 Branches of different strides that join have no common field: exit 2. --effective loads torch, and
 measures at initialisation how wide the part is that matters. FILE.py:CLASS or PACKAGE.MODULE:CLASS
 is a module of your own: it is imported, which runs its code, and traced. Next: dlkit convshape.

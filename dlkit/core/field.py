@@ -5,14 +5,16 @@ with period P and jump J, output q·P + r sees the interval [q·J + lo[r], q·J 
 (borders are not clipped). Ordinary nets have P = 1, and then J is the effective stride, hi − lo + 1 the
 receptive field and −lo the effective padding (Araujo, Norris and Sim, Distill 2019). Transposed convolutions
 and resizing have P > 1: the field depends on the position. A phase that no input reaches has lo = hi = None.
+Causal layers see all that is before: lo = −inf. A field that is the same at every position has J = 0.
 """
 
 from collections.abc import Callable, Iterable
-from math import gcd, lcm
+from math import gcd, inf, isfinite, lcm
 from typing import Final, NamedTuple
 
 WHOLE: Final = "whole"  # sees the whole input: after global pooling, or a linear layer on a map
 POINTWISE: Final = "pointwise"  # sees what its input sees, position by position
+PAST: Final = "past"  # sees what its input sees at this position and at all before it
 PERIOD_LIMIT = 4096
 
 
@@ -21,23 +23,23 @@ class Field(NamedTuple):
 
     period: int
     jump: int
-    lo: tuple[int | None, ...]
-    hi: tuple[int | None, ...]
+    lo: tuple[float | None, ...]  # whole numbers, or −inf
+    hi: tuple[float | None, ...]
 
-    def interval(self, o: int) -> tuple[int, int] | None:
+    def interval(self, o: int) -> tuple[float, float] | None:
         """The first and last input position that output position `o` sees; None where it sees none."""
         q, r = divmod(o, self.period)
         lo, hi = self.lo[r], self.hi[r]
         return None if lo is None or hi is None else (lo + q * self.jump, hi + q * self.jump)
 
     @property
-    def sizes(self) -> tuple[int, int]:
-        """The smallest and the largest receptive field over the phases."""
+    def sizes(self) -> tuple[float, float]:
+        """The smallest and the largest receptive field over the phases; inf where all that is before is seen."""
         spans = [0 if lo is None or hi is None else hi - lo + 1 for lo, hi in zip(self.lo, self.hi, strict=True)]
         return min(spans), max(spans)
 
     @property
-    def size(self) -> int:
+    def size(self) -> float:
         """The receptive field: the largest over the phases."""
         return self.sizes[1]
 
@@ -48,9 +50,15 @@ class Field(NamedTuple):
         return self.jump / self.period if rest else whole
 
     @property
-    def padding(self) -> int:
-        """Effective padding: how far output 0 reaches before the input's first position."""
-        return next((-lo for lo in self.lo if lo is not None), 0)
+    def padding(self) -> float | None:
+        """Effective padding: how far output 0 reaches before the input's first position; None where without end."""
+        first = next((-lo for lo in self.lo if lo is not None), 0)
+        return first if isfinite(first) else None
+
+    @property
+    def causal(self) -> bool:
+        """Whether a position sees positions before it, and none after."""
+        return bool(self.jump == self.period == 1 and self.hi[0] == 0 and self.lo[0] is not None and self.lo[0] < 0)
 
 
 INPUT = Field(1, 1, (0,), (0,))
@@ -64,7 +72,7 @@ class Taps(NamedTuple):
     at: Callable[[int], range]
 
 
-Reads = tuple[Taps, ...] | str  # one for each axis, or POINTWISE, or WHOLE
+Reads = tuple[Taps, ...] | str  # one for each axis, or POINTWISE, PAST or WHOLE
 Reach = tuple[Field, ...] | str | None  # one for each axis, or WHOLE, or None where it is not defined
 
 
@@ -79,6 +87,14 @@ def window(kernel: int, stride: int, dilation: int, before: int) -> Taps:
     """A sliding window with `before` positions of padding at the start."""
     reads = range(-before, dilation * (kernel - 1) - before + 1, dilation)
     return Taps(1, stride, lambda r: reads)
+
+
+HERE: Final = window(1, 1, 1, 0)  # each position reads itself
+
+
+def all_of(size: int) -> Taps:
+    """Every position of an axis, wherever the output lies."""
+    return Taps(1, 0, lambda r: range(size))
 
 
 def transposed(kernel: int, stride: int, dilation: int, padding: int) -> Taps:
@@ -107,7 +123,7 @@ def _too_long(period: int) -> Verdict:
     return Verdict(None, f"the pattern of positions repeats only after {period}")
 
 
-def _seen(field: Field, reads: range) -> tuple[int | None, int | None]:
+def _seen(field: Field, reads: range) -> tuple[float | None, float | None]:
     """The hull of the intervals that `field` gives for the positions in `reads`."""
     period = field.period
     # The field moves on by `jump` with each period, so that only the first and the last one can be extreme.
@@ -154,8 +170,10 @@ def advance(before: Verdict, reads: Reads) -> Verdict:
     """The receptive field after a layer that reads `reads` of its input, whose field is `before`."""
     if before.reach == WHOLE or reads == WHOLE:
         return Verdict(WHOLE)
-    if reads == POINTWISE or isinstance(reads, str) or not isinstance(before.reach, tuple):
+    if reads == POINTWISE or not isinstance(before.reach, tuple):
         return before
+    if isinstance(reads, str):
+        return _past(before)
     fields = before.reach or (INPUT,) * len(reads)  # a vector of tokens becomes an axis
     axes = []
     for field, taps in zip(fields, reads, strict=True):
@@ -164,6 +182,40 @@ def advance(before: Verdict, reads: Reads) -> Verdict:
             return _too_long(after)
         axes.append(after)
     return Verdict(tuple(axes))
+
+
+def _past(before: Verdict) -> Verdict:
+    """The field where each position of a sequence takes in all before it; of several axes, one after the other, all."""
+    assert isinstance(before.reach, tuple)
+    if len(before.reach) > 1:
+        return Verdict(WHOLE)
+    for field in before.reach:
+        first = next((lo for lo in field.lo if lo is not None), 0)
+        if field.jump == 0:
+            return before
+        if first > 0:
+            return Verdict(None, f"what is before position {first} is cut off, and a causal layer reads from there on")
+        last = [hi if hi is not None else -inf for hi in field.hi]
+        reached = [max([*last[: r + 1], *(hi - field.jump for hi in last)]) for r in range(field.period)]
+        past = Field(field.period, field.jump, (-inf,) * field.period, tuple(reached))
+        return Verdict((_reduced(past),))
+    return before
+
+
+def everywhere(before: Verdict, count: int, end: int) -> Verdict:
+    """The field where all `count` positions of a sequence are read: the whole input of `end`, or a fixed part of it."""
+    if not isinstance(before.reach, tuple) or len(before.reach) != 1:
+        return Verdict(WHOLE)
+    return settled(advance(before, (all_of(count),)), (end,))
+
+
+def settled(verdict: Verdict, input: tuple[int, ...]) -> Verdict:
+    """WHOLE where every axis has a field that is the same everywhere, and holds the whole input."""
+    if not isinstance(verdict.reach, tuple) or not verdict.reach or any(field.jump for field in verdict.reach):
+        return verdict
+    seen = [field.interval(0) for field in verdict.reach]
+    covers = all(s and s[0] <= 0 and s[1] >= end - 1 for s, end in zip(seen, input, strict=True))
+    return Verdict(WHOLE) if covers else verdict
 
 
 def unite(branches: list[Verdict]) -> Verdict:
@@ -176,8 +228,11 @@ def unite(branches: list[Verdict]) -> Verdict:
     undefined = next((branch for branch in branches if branch.reach is None), None)
     if undefined is not None:
         return undefined
+    reaches = [branch.reach for branch in branches if isinstance(branch.reach, tuple)]
+    if len({len(reach) for reach in reaches}) > 1:
+        return Verdict(None, "branches join whose positions lie on different axes")
     axes = []
-    for fields in zip(*(branch.reach for branch in branches if isinstance(branch.reach, tuple)), strict=True):
+    for fields in zip(*reaches, strict=True):
         strides = sorted({field.stride for field in fields})
         period = lcm(*(field.period for field in fields))
         if len(strides) > 1:

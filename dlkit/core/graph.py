@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from math import prod
 from typing import NamedTuple, NoReturn
 
+from dlkit.core import positions
 from dlkit.core.errors import DlkitError
-from dlkit.core.field import INPUT, Reach, Reads, Verdict, advance, spread, unite
+from dlkit.core.field import Reach, Reads, Verdict, unite
 from dlkit.core.layers import Join, Layer, Shape, show
 
 SOURCE = -1  # the graph's input, where a node's inputs name it
@@ -81,6 +82,7 @@ class Step(NamedTuple):
     undefined: str  # why `field` is None
     activations: int
     active_params: int  # those that one position uses: fewer than `params` in a mixture of experts
+    positions: Shape  # how many there are on each axis of `field`; empty for a vector
 
 
 class Totals(NamedTuple):
@@ -97,26 +99,34 @@ class Totals(NamedTuple):
 def walk(graph: Graph, input: Shape) -> list[Step]:
     """Every layer in order, with what it makes of `input`; DlkitError names the first that does not fit."""
     shapes = [input]  # node i stands at i + 1, SOURCE at 0
-    verdicts = [Verdict((INPUT,) * (len(input) - 1))]
+    places = [_start(graph, input)]
+    extent = places[0].sizes or input
     costs: dict[tuple[int, tuple[Shape, ...]], _Cost] = {}
     steps: list[Step] = []
     for node in graph.nodes:
         inputs = tuple(shapes[i + 1] for i in node.inputs)
         key = id(node.layer), inputs
-        before = [verdicts[i + 1] for i in node.inputs]
+        before = [places[i + 1] for i in node.inputs]
         cost = costs.get(key) or costs.setdefault(key, _cost(graph, node, inputs, before))
         if isinstance(node.layer, Join):
-            size = cost.output[1:]
-            verdict = unite([spread(v, x[1:], size, input[1:]) for v, x in zip(before, inputs, strict=True)])
+            place = positions.join(node.layer, inputs, cost.output, before, extent)
         else:
-            verdict = advance(before[0], cost.reads)
+            place = positions.through(node.layer, cost.reads, inputs[0], cost.output, before[0], extent)
         shapes.append(cost.output)
-        verdicts.append(verdict)
+        places.append(place)
         text, output, params, macs, _, active = cost
-        counts = params, macs, *verdict, prod(output), active
+        counts = params, macs, *place.verdict, prod(output), active, place.sizes
         steps.append(Step(node.name, node.layer.op, node.layer, text, node.inputs, inputs, output, *counts))
     owners(steps)
     return steps
+
+
+def _start(graph: Graph, input: Shape) -> positions.Place:
+    """The place of the input; what does not fit it is told by the walk."""
+    try:
+        return positions.start(graph.nodes, input)
+    except DlkitError:
+        return positions.Place(Verdict(()), "", ())
 
 
 def owners(steps: Sequence[Step]) -> dict[int, int]:
@@ -145,14 +155,14 @@ class _Cost(NamedTuple):
     active_params: int
 
 
-def _cost(graph: Graph, node: Node, inputs: tuple[Shape, ...], before: list[Verdict]) -> _Cost:
+def _cost(graph: Graph, node: Node, inputs: tuple[Shape, ...], before: list[positions.Place]) -> _Cost:
     layer, x = node.layer, inputs[0]
     try:
         output = layer.output(*inputs)
         counts = layer.params(x), layer.macs(x, output), layer.reads(x), layer.active_params(x)
         return _Cost(str(layer), output, *counts)
     except DlkitError as error:
-        reason = unite(before).reason if isinstance(layer, Join) else ""
+        reason = unite([place.verdict for place in before]).reason if isinstance(layer, Join) else ""
         raise _misfit(graph, node, inputs, f"{error.message} ({reason})" if reason else error.message) from None
 
 
@@ -183,7 +193,7 @@ def totals(steps: list[Step]) -> Totals:
 
 def _is_map(step: Step) -> bool:
     """Not the summary of a map: a field of its own, or more than one position."""
-    return bool(step.output[1:]) and (isinstance(step.field, tuple) or prod(step.output[1:]) > 1)
+    return bool(step.output[1:]) and (isinstance(step.field, tuple) or prod(step.positions) > 1)
 
 
 def dominators(graph: Graph) -> list[int]:

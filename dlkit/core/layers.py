@@ -16,6 +16,8 @@ from dlkit.core.field import POINTWISE, WHOLE, Reads, Taps
 Shape = tuple[int, ...]
 T = TypeVar("T")
 
+FIRST: Final = "channels first"  # C×L, C×H×W, C×D×H×W: positions lie after the channels
+LAST: Final = "channels last"  # T×D, H×W×C: positions lie before them
 AXES: Final = {1: ("L",), 2: ("H", "W"), 3: ("D", "H", "W")}
 
 
@@ -34,6 +36,8 @@ class Layer:
     arguments: ClassVar[tuple[Argument, ...]] = ()
     bare: ClassVar[str] = ""  # the arguments that bare numbers set, one after the other
     example: ClassVar[str] = ""
+    layout: ClassVar[str] = ""  # FIRST or LAST, for a layer that tells channels from positions
+    mixes: ClassVar[bool] = False  # every channel reads every other
 
     def __init__(self, **values: Any) -> None:
         for argument in self.arguments:
@@ -89,6 +93,16 @@ class Layer:
     def reads(self, x: Shape) -> Reads:
         """What an output position reads of its input: Taps for each axis, POINTWISE or WHOLE."""
         return POINTWISE
+
+    def minds(self, x: Shape) -> str:
+        """Where this layer takes its input's positions to lie: FIRST, LAST, or empty where it does not mind."""
+        return self.layout if len(x) > 1 else ""
+
+    def crossed(self, x: Shape) -> Reads | None:
+        """What an output reads where positions lie on an axis that this layer takes for channels; None: not known."""
+        if self.mixes:
+            return WHOLE if len(x) == 2 else (*(field.HERE,) * (len(x) - 2), field.all_of(x[-1]))
+        return POINTWISE if self.reads(x) == POINTWISE else None
 
     def __str__(self) -> str:
         parts: list[str] = []
@@ -182,6 +196,7 @@ def pad_sides(padding: str | Pairs, size: int, extent: int, stride: int) -> tupl
 class Windowed(Layer):
     """A layer that slides a window over each axis of a map."""
 
+    layout = FIRST
     kernel_size: tuple[int, ...]
     stride: tuple[int, ...] | None
     padding: str | Pairs
@@ -245,6 +260,9 @@ class Conv(Windowed):
     groups: int
     bias: bool
 
+    def crossed(self, x: Shape) -> Reads | None:
+        return WHOLE if len(x) == 2 and self.channels(x)[1] == 1 else None
+
     def channels(self, x: Shape) -> tuple[int, int]:
         """Output channels and groups."""
         divides(self.groups, x[0], "its input's channel count")
@@ -305,6 +323,8 @@ def transposed_size(size: int, kernel: int, stride: int, dilation: int, padding:
 class ConvTranspose(Layer):
     """Transposed convolution: (i − 1)s − 2p + d(k−1) + output_padding + 1 on each axis."""
 
+    layout = FIRST
+
     names = ("convt", "convtranspose")
     arguments = (
         _CHANNELS,
@@ -327,6 +347,9 @@ class ConvTranspose(Layer):
     dilation: tuple[int, ...]
     groups: int
     bias: bool
+
+    def crossed(self, x: Shape) -> Reads | None:
+        return WHOLE if len(x) == 2 and self.groups == 1 else None
 
     def shape(self, x: Shape) -> Shape:
         sizes = spatial(x)
@@ -419,6 +442,8 @@ class AvgPool(Pool):
 class AdaptivePool(Layer):
     """Pooling to a given size: output o covers floor(o·i/n) up to ceil((o+1)·i/n) of the input."""
 
+    layout = FIRST
+
     arguments = (Argument("output_size", Sizes()),)
     bare = "output_size"
 
@@ -454,6 +479,7 @@ class GlobalAvgPool(Layer):
     """The mean of each channel: a map becomes a vector."""
 
     names = ("gap",)
+    layout = FIRST
 
     def shape(self, x: Shape) -> Shape:
         spatial(x)
@@ -470,6 +496,7 @@ class Upsample(Layer):
     """Resizing by a whole factor, or to a size."""
 
     names = ("upsample",)
+    layout = FIRST
     arguments = (
         Argument("scale_factor", Sizes(), None, "k"),
         Argument("size", Sizes(), None),
@@ -543,6 +570,7 @@ class Linear(Layer):
     names = ("linear", "fc")
     arguments = (Argument("out_features", Whole(), what="number of output features"), _BIAS)
     bare = "out_features"
+    layout, mixes = LAST, True
     example = "linear:10"
 
     out_features: int
@@ -560,7 +588,7 @@ class Linear(Layer):
         return x[-1] * prod(y)
 
     def reads(self, x: Shape) -> Reads:
-        return WHOLE
+        return WHOLE if len(x) == 1 else POINTWISE
 
 
 class Flatten(Layer):
@@ -607,6 +635,7 @@ class BatchNorm(Layer):
     """(x − μ)/√(σ² + ε), a scale and a shift for each channel; the running statistics are buffers."""
 
     names = ("bn", "batchnorm")
+    layout = FIRST
     arguments = (_EPS, _MOMENTUM, _AFFINE)
 
     eps: float
@@ -626,6 +655,7 @@ class InstanceNorm(Layer):
     """Each channel of each sample by its own statistics; without scale and shift unless affine=1."""
 
     names = ("in", "instancenorm")
+    layout = FIRST
     arguments = (_EPS, _MOMENTUM, Argument("affine", Flag(), False))
 
     eps: float
@@ -645,6 +675,7 @@ class GroupNorm(Layer):
     """Groups of channels of each sample by their own statistics."""
 
     names = ("gn", "groupnorm")
+    layout = FIRST
     arguments = (Argument("num_groups", Whole(), what="number of groups"), _EPS, _AFFINE)
     bare = "num_groups"
     example = "gn:32"
@@ -801,6 +832,7 @@ class Softmax(Layer):
     names = ("softmax",)
     arguments = (Argument("dim", Whole(-4, 4), 1),)
     bare = "dim"
+    layout = FIRST
 
     dim: int
 
@@ -809,8 +841,22 @@ class Softmax(Layer):
             raise DlkitError(f"its dim {self.dim} is not one of the input's dimensions 1 to {len(x)}")
         return x
 
+    def minds(self, x: Shape) -> str:
+        return ""
+
     def reads(self, x: Shape) -> Reads:
-        return POINTWISE if self.dim in (1, -len(x)) else WHOLE
+        return self._along(x, 1, x[1:])
+
+    def crossed(self, x: Shape) -> Reads | None:
+        return self._along(x, len(x), x[:-1])
+
+    def _along(self, x: Shape, channels: int, positions: Shape) -> Reads:
+        """Every position of one axis, or of none where the channels are dimension `channels`."""
+        dim = self.dim if self.dim > 0 else len(x) + 1 + self.dim
+        if dim == channels or len(x) == 1:
+            return POINTWISE if len(x) > 1 else WHOLE
+        axis = dim - 1 - (channels == 1)
+        return tuple(field.all_of(n) if i == axis else field.HERE for i, n in enumerate(positions))
 
 
 class Softmin(Softmax):

@@ -5,9 +5,10 @@ strides and paddings are those of Araujo, Norris and Sim (Distill 2019), axis by
 """
 
 from collections.abc import Sequence
+from math import isfinite
 from typing import Any, NamedTuple
 
-from dlkit.core import network, spec
+from dlkit.core import network, positions, spec
 from dlkit.core.blocks import LONG, blocks, title
 from dlkit.core.errors import DlkitError, ExitCode, nearest
 from dlkit.core.field import WHOLE, Field, Reach
@@ -31,10 +32,14 @@ SIDES = 2**20, 3 * 2**19  # inputs that are tried where none is given: every usu
 
 
 class Walk(NamedTuple):
-    """A network walked for its fields. `input` is None where the user gave none and one was assumed."""
+    """A network walked for its fields. `input` is None where the user gave none and one was assumed.
+
+    `extent` is how many positions the input has on each axis of a field.
+    """
 
     graph: Graph
     input: Shape | None
+    extent: Shape | None
     steps: list[Step]
     fields: list[Reach]
     reasons: list[str]  # why a field is None
@@ -45,7 +50,8 @@ def read(words: Sequence[str]) -> Walk:
     net = network.read(words)
     if net.input is not None:
         steps = walk(net.graph, net.input)
-        return Walk(net.graph, net.input, steps, [s.field for s in steps], [s.undefined for s in steps])
+        extent = positions.extent(net.graph.nodes, net.input)
+        return Walk(net.graph, net.input, extent, steps, [s.field for s in steps], [s.undefined for s in steps])
     rank = _rank(net)
     try:
         steps, others = (walk(net.graph, (3, *(side,) * rank)) for side in SIDES)
@@ -57,7 +63,7 @@ def read(words: Sequence[str]) -> Walk:
         same = step.field == other.field
         fields.append(step.field if same else None)
         reasons.append(step.undefined if same else "its field depends on the input's size; give the shape first")
-    return Walk(net.graph, None, steps, fields, reasons)
+    return Walk(net.graph, None, None, steps, fields, reasons)
 
 
 def _rank(net: spec.Network) -> int:
@@ -104,6 +110,11 @@ def layers_up_to(walked: Walk, index: int) -> Result:
         columns.insert(3, SMALLEST)
     summary = {"input": walked.input and list(walked.input), **_summary(walked, index, rows[-1])}
     result = Result(columns, rows, summary, "size", FACTS)
+    reach = walked.fields[index]
+    if isinstance(reach, tuple) and len(reach) == 1 and reach[0].causal:
+        before = reach[0].padding
+        seen = "all that are" if before is None else f"the {int(before):,}"
+        result.notes.append(f"causal: a position sees itself and {seen} before it, none after it")
     if walked.input is None and any(getattr(step.layer, "padding", None) == "same-tf" for step in walked.steps):
         result.notes.append("same-tf depends on the input's size: its sides are taken as divisible by every stride")
     if len(rows) > LONG:
@@ -127,15 +138,15 @@ def _overview(walked: Walk, rows: list[Row]) -> list[Row]:
 
 def _index(walked: Walk, at: str | None, want: str | None) -> int:
     """The layer that is asked for: the first that sees `want`, the one named `at`, or the last map."""
-    if not walked.steps[0].inputs[0][1:]:
+    last = totals(walked.steps).last_map
+    if last is None and not walked.steps[0].inputs[0][1:]:
         raise DlkitError(
-            "the input is a vector or a row of tokens: receptive fields are those of maps, C×L, C×H×W or C×D×H×W"
+            "the input is a vector: receptive fields are those of maps and sequences, such as C×H×W or T×D"
         )
     if want is not None:
         return _first(walked, want)
     if at is not None:
         return _named(walked, at)
-    last = totals(walked.steps).last_map
     return len(walked.steps) - 1 if last is None else last
 
 
@@ -154,7 +165,7 @@ def _first(walked: Walk, want: str) -> int:
         raise DlkitError(f"--want: {error.message}") from None
     most = None
     for i, step in enumerate(walked.steps):
-        seen = sizes(walked.fields[i], walked.input)
+        seen = sizes(walked.fields[i], walked.extent)
         if seen is None or not step.output[1:]:
             continue
         wanted = parts * len(seen) if len(parts) == 1 else parts
@@ -176,9 +187,12 @@ def _undefined(walked: Walk, index: int) -> DlkitError:
         index = before[0]
     node, source = walked.graph.nodes[index], walked.graph.source
     where = f" at {place(source, node.position)}" if node.position >= 0 else ""
-    join = "every branch of a join needs the same product of strides; --at names an earlier layer"
+    reason = walked.reasons[index]
+    join = "--at names an earlier layer"
+    if "strides" in reason:
+        join = f"every branch of a join needs the same product of strides; {join}"
     return DlkitError(
-        f"{node.name} ({node.layer}){where} has no receptive field: {walked.reasons[index]}",
+        f"{node.name} ({node.layer}){where} has no receptive field: {reason}",
         join if isinstance(node.layer, Join) else None,
         context=context(source, node.position, node.length) if where else None,
     )
@@ -195,22 +209,27 @@ def written(each: Sequence[int]) -> str:
 def _row(walked: Walk, index: int) -> Row:
     step, reach = walked.steps[index], walked.fields[index]
     axes: Any = reach if isinstance(reach, tuple) else ()
-    whole = sizes(reach, walked.input)
+    whole = sizes(reach, walked.extent)
+    smallest = [
+        int(axis.sizes[0]) if isfinite(axis.sizes[0]) else most for axis, most in zip(axes, whole or (), strict=False)
+    ]
+    padding = [axis.padding for axis in axes]
+    center = [_center(axis) for axis in axes]
     return {
         "layer": step.name,
         "op": step.text,
         "rf": whole,
-        "rf_min": [axis.sizes[0] for axis in axes] or whole,
+        "rf_min": smallest or whole,
         "stride": [axis.stride for axis in axes] or None,
-        "padding": [axis.padding for axis in axes] or None,
-        "center": [_center(axis) for axis in axes] or None,
+        "padding": None if None in padding else padding or None,
+        "center": None if None in center else center or None,
     }
 
 
 def _center(field: Field) -> int | float | None:
     """The middle of what output 0 sees, in input positions; half-way between two for an even field."""
     seen = field.interval(0)
-    if seen is None:
+    if seen is None or not isfinite(seen[0]):
         return None
     middle, half = divmod(seen[0] + seen[1], 2)
     return middle + 0.5 if half else middle
@@ -235,9 +254,9 @@ def _see(result: Result, walked: Walk, index: int, pixel: str) -> None:
     if walked.input is None:
         raise DlkitError("--pixel needs the input's shape before the network, e.g. dlkit rf 3x224x224 … --pixel 3,3")
     position = _position(pixel, step)
-    ends = walked.input[1:]
+    ends = walked.extent or ()
     if isinstance(reach, tuple):
-        box = [axis.interval(o) for axis, o in zip(reach, position, strict=True)]
+        box = [_box(axis, o) for axis, o in zip(reach, position, strict=True)]
     else:
         box = [(0, end - 1) for end in ends]
     clipped = [seen and (max(seen[0], 0), min(seen[1], end - 1)) for seen, end in zip(box, ends, strict=True)]
@@ -247,9 +266,15 @@ def _see(result: Result, walked: Walk, index: int, pixel: str) -> None:
     result.title = f"{step.name} at {pixel} sees [{_slices(box)}]{inside}"
 
 
+def _box(axis: Field, o: int) -> tuple[int, int] | None:
+    """What position `o` sees, from the input's start where it sees all that is before."""
+    seen = axis.interval(o)
+    return seen and (int(seen[0]) if isfinite(seen[0]) else 0, int(seen[1]))
+
+
 def _position(pixel: str, step: Step) -> list[int]:
     parts = pixel.split(",")
-    sizes = step.output[1:]
+    sizes = step.positions
     expected = f"a position of {step.name}'s output, {' and '.join(f'0 to {size - 1}' for size in sizes)}"
     if not all(part.isascii() and part.isdecimal() and len(part) < 10 for part in parts) or len(parts) != len(sizes):
         raise DlkitError(f"--pixel must be {expected}; got {pixel!r}")

@@ -12,10 +12,10 @@ from typing import ClassVar, Final
 from dlkit.core import field, layers
 from dlkit.core.arguments import Argument, Choice, Flag, Real, Whole
 from dlkit.core.errors import DlkitError
-from dlkit.core.field import WHOLE, Reads, Taps
-from dlkit.core.layers import Layer, Shape
+from dlkit.core.field import PAST, WHOLE, Reads, Taps
+from dlkit.core.layers import FIRST, LAST, Layer, Shape
 
-_POSITION = field.window(1, 1, 1, 0)  # each position reads itself: tokens become an axis
+_POSITION = field.HERE  # tokens become an axis
 _SHARE = Real(0, 1)
 
 
@@ -43,6 +43,9 @@ class Embed(Layer):
     num_embeddings: int
     embedding_dim: int
 
+    def minds(self, x: Shape) -> str:
+        return LAST
+
     def shape(self, x: Shape) -> Shape:
         if len(x) != 1:
             raise DlkitError("it needs tokens: a single length, such as 1024")
@@ -60,6 +63,8 @@ class Embed(Layer):
 
 class SequenceLayer(Layer):
     """A layer whose input is a sequence T×D, and whose output has the same shape unless it says otherwise."""
+
+    layout = LAST
 
     def shape(self, x: Shape) -> Shape:
         sequence(x)
@@ -129,33 +134,40 @@ class ClassToken(SequenceLayer):
 # Shape ------------------------------------------------------------------------------------------
 
 
-class Tokens(Layer):
+class Turning(Layer):
+    """A layer that moves the channels to the other end, and each position with what it sees."""
+
+    def crossed(self, x: Shape) -> Reads | None:
+        return field.POINTWISE if len(x) == 2 else None
+
+
+class Tokens(Turning):
     """A map C×H×W becomes the sequence of its positions, row by row: (H·W)×C. C×L and C×D×H×W likewise."""
 
     names = ("tokens",)
+    layout = FIRST
 
     def shape(self, x: Shape) -> Shape:
         if len(x) < 2:
             raise DlkitError("it needs a map: C×L, C×H×W or C×D×H×W")
         return prod(x[1:]), x[0]
 
-    def reads(self, x: Shape) -> Reads:
-        return field.POINTWISE if len(x) == 2 else WHOLE
 
-
-class ChannelsLast(Layer):
+class ChannelsLast(Turning):
     """C×H×W becomes H×W×C (C×L and C×D×H×W likewise)."""
 
     names = ("channelslast",)
+    layout = FIRST
 
     def shape(self, x: Shape) -> Shape:
         return (*x[1:], x[0])
 
 
-class ChannelsFirst(Layer):
+class ChannelsFirst(Turning):
     """H×W×C becomes C×H×W (L×C and D×H×W×C likewise)."""
 
     names = ("channelsfirst",)
+    layout = LAST
 
     def shape(self, x: Shape) -> Shape:
         return (x[-1], *x[:-1])
@@ -175,7 +187,10 @@ class Select(SequenceLayer):
         return x[1:] if sequence(x) else x
 
     def reads(self, x: Shape) -> Reads:
-        return WHOLE
+        if self.which == "mean":
+            return WHOLE
+        at = range(1) if self.which == "first" else range(x[0] - 1, x[0])
+        return (Taps(1, 0, lambda r: at),)
 
 
 class Slice(Layer):
@@ -185,6 +200,9 @@ class Slice(Layer):
     bare = "positions"
 
     positions: int
+
+    def minds(self, x: Shape) -> str:
+        return LAST
 
     def left(self, x: Shape) -> int:
         """Positions after the first `positions`."""
@@ -261,6 +279,7 @@ class Attention(SequenceLayer):
     )
     bare = "heads"
     example = "attn:12"
+    mixes = True
 
     heads: int
     kv_heads: int | None
@@ -332,7 +351,9 @@ class Attention(SequenceLayer):
         return min(x[0], self.window or x[0])
 
     def reads(self, x: Shape) -> Reads:
-        return (field.window(self.window, 1, 1, self.window - 1),) if self.window else WHOLE
+        if self.window:
+            return (field.window(self.window, 1, 1, self.window - 1),)
+        return PAST if self.causal else WHOLE
 
 
 class CrossAttention(Attention):
@@ -368,6 +389,10 @@ class CrossAttention(Attention):
     def keys(self, x: Shape) -> int:
         return self.memory
 
+    def reads(self, x: Shape) -> Reads:
+        """The memory, and the position's own, which comes after it: as an interval, all up to there."""
+        return PAST
+
 
 # Feed-forward -----------------------------------------------------------------------------------
 
@@ -382,6 +407,7 @@ class Mlp(Layer):
     arguments = (_HIDDEN, Argument("act", _ACTIVATIONS, "gelu"), _BIAS)
     bare = "hidden"
     example = "mlp:3072"
+    layout, mixes = LAST, True
 
     hidden: int
     act: str
@@ -401,6 +427,7 @@ class GatedMlp(Layer):
     arguments = (_HIDDEN, Argument("act", _ACTIVATIONS, "silu"), Argument("bias", Flag(), False))
     bare = "hidden"
     example = "gmlp:11008"
+    layout, mixes = LAST, True
 
     hidden: int
     act: str
@@ -426,6 +453,7 @@ class Moe(Layer):
     )
     bare = "experts hidden"
     example = "moe:8,14336"
+    layout, mixes = LAST, True
 
     experts: int
     hidden: int
@@ -462,6 +490,7 @@ class LmHead(Layer):
     )
     bare = "vocab"
     example = "lmhead:50257,tie=1"
+    layout, mixes = LAST, True
 
     vocab: int
     tie: bool
@@ -499,6 +528,7 @@ class Recurrent(SequenceLayer):
         _DROPOUT,
     )
     bare = "hidden_size"
+    mixes = True
     gates: ClassVar[int]
 
     hidden_size: int
@@ -524,7 +554,7 @@ class Recurrent(SequenceLayer):
         return x[0] * self.weights(x)
 
     def reads(self, x: Shape) -> Reads:
-        return WHOLE
+        return WHOLE if self.bidirectional else PAST
 
 
 class Rnn(Recurrent):
@@ -568,6 +598,7 @@ class WindowAttention(Layer):
     arguments = (_HEADS, Argument("window", Whole(), 7, "w"), Argument("shift", Flag(), False), _BIAS)
     bare = "heads"
     example = "swinattn:3"
+    layout = LAST
 
     heads: int
     window: int
@@ -618,6 +649,7 @@ class PatchMerge(Layer):
     """Each 2×2 of a map H×W×C side by side, layer norm, and a projection without bias: H/2×W/2×2C, rounded up."""
 
     names = ("patchmerge",)
+    layout = LAST
 
     def shape(self, x: Shape) -> Shape:
         height, width, channels = _image(x)

@@ -2,9 +2,10 @@
 
 from collections.abc import Iterator, Sequence
 from itertools import takewhile
-from typing import Any
+from math import isfinite
+from typing import Any, NamedTuple
 
-from dlkit.core import blocks, network, spec
+from dlkit.core import blocks, network, positions, spec
 from dlkit.core.errors import DlkitError
 from dlkit.core.field import WHOLE, Reach
 from dlkit.core.graph import Graph, Step, Totals, totals, walk
@@ -30,6 +31,15 @@ FACTS = [
 ]
 
 
+class Walked(NamedTuple):
+    """A network walked with one input, whose positions on each axis of a field are `extent`."""
+
+    input: Shape
+    steps: list[Step]
+    totals: Totals
+    extent: Shape
+
+
 def table(words: Sequence[str], depth: int | None = None, explain: bool = False) -> Result:
     """Every layer of the network in `words`, for each of the input shapes that stand before it."""
     shapes = len(list(takewhile(network.is_shape, words)))
@@ -45,13 +55,15 @@ def answer(graph: Graph, inputs: Sequence[Shape], depth: int | None = None, expl
 
     A terminal shows a long network by block where no depth is given.
     """
-    walks = [(shape, steps := walk(graph, shape), totals(steps)) for shape in inputs]
+    walks = [
+        Walked(shape, steps := walk(graph, shape), totals(steps), positions.extent(graph.nodes, shape))
+        for shape in inputs
+    ]
     columns = [Column("formula")] if explain else []
     if len(walks) == 1:
-        ((shape, steps, whole),) = walks
-        result = Result([*COLUMNS, *columns], [], _summary(shape, whole), "output", FACTS)
+        result = Result([*COLUMNS, *columns], [], _summary(walks[0]), "output", FACTS)
     else:
-        summaries = [_summary(shape, whole) for shape, _, whole in walks]
+        summaries = [_summary(walked) for walked in walks]
         together = {key: [summary[key] for summary in summaries] for key in summaries[0]}
         result = Result([Column("input", "shape"), *COLUMNS, *columns], [], together, "lines")
         set_lines(result)
@@ -61,15 +73,13 @@ def answer(graph: Graph, inputs: Sequence[Shape], depth: int | None = None, expl
     return result
 
 
-def _all_rows(
-    graph: Graph, walks: Sequence[tuple[Shape, list[Step], Totals]], depth: int, explain: bool
-) -> list[dict[str, Any]]:
+def _all_rows(graph: Graph, walks: Sequence[Walked], depth: int, explain: bool) -> list[dict[str, Any]]:
     """The rows for each input, which they name where there are several."""
-    inputs = [{"input": list(shape)} if len(walks) > 1 else {} for shape, _, _ in walks]
+    inputs = [{"input": list(walked.input)} if len(walks) > 1 else {} for walked in walks]
     return [
         {**named, **row}
-        for named, (shape, steps, _) in zip(inputs, walks, strict=True)
-        for row in _rows(graph, shape, steps, depth, explain)
+        for named, walked in zip(inputs, walks, strict=True)
+        for row in _rows(graph, walked, depth, explain)
     ]
 
 
@@ -78,30 +88,32 @@ def set_lines(result: Result) -> None:
     result.summary["lines"] = "\n".join(map(show, result.summary["output"]))
 
 
-def _summary(shape: Shape, whole: Totals) -> dict[str, Any]:
+def _summary(walked: Walked) -> dict[str, Any]:
+    whole = walked.totals
     return {
-        "input": list(shape),
+        "input": list(walked.input),
         "output": list(whole.output),
         "params": whole.params,
         "macs": whole.macs,
         "flops": 2 * whole.macs,
-        "rf": sizes(whole.field, shape),
+        "rf": sizes(whole.field, walked.extent),
     }
 
 
-def _rows(graph: Graph, shape: Shape, steps: list[Step], depth: int, explain: bool) -> Iterator[dict[str, Any]]:
+def _rows(graph: Graph, walked: Walked, depth: int, explain: bool) -> Iterator[dict[str, Any]]:
+    steps = walked.steps
     if depth:
         for block in blocks.blocks(graph, steps, depth):
-            yield block_row(blocks.title(block, steps), [steps[i] for i in block.layers], shape)
+            yield block_row(blocks.title(block, steps), [steps[i] for i in block.layers], walked.extent)
         return
     for step in steps:
-        yield row(step, shape) | ({"formula": _formula(step)} if explain else {})
+        yield row(step, walked.extent) | ({"formula": _formula(step)} if explain else {})
 
 
-def block_row(title: tuple[str, str], steps: list[Step], shape: Shape) -> dict[str, Any]:
+def block_row(title: tuple[str, str], steps: list[Step], extent: Shape) -> dict[str, Any]:
     """A block as one row: its sums, and what its last layer gives."""
     params, macs = sum(step.params for step in steps), sum(step.macs for step in steps)
-    return {**row(steps[-1], shape), "layer": title[0], "op": title[1], "params": params, "macs": macs}
+    return {**row(steps[-1], extent), "layer": title[0], "op": title[1], "params": params, "macs": macs}
 
 
 def _formula(step: Step) -> str:
@@ -110,21 +122,26 @@ def _formula(step: Step) -> str:
     return explain.formula(step)
 
 
-def row(step: Step, shape: Shape) -> dict[str, Any]:
-    """One layer as a row of the answer."""
+def row(step: Step, extent: Shape) -> dict[str, Any]:
+    """One layer as a row of the answer, the positions of the network's input being `extent`."""
     return {
         "layer": step.name,
         "op": step.text,
         "output": list(step.output),
         "params": step.params,
         "macs": step.macs,
-        "rf": sizes(step.field, shape),
-        "jump": [axis.stride for axis in step.field] if isinstance(step.field, tuple) else None,
+        "rf": sizes(step.field, extent),
+        "jump": ([axis.stride for axis in step.field] or None) if isinstance(step.field, tuple) else None,
     }
 
 
-def sizes(reach: Reach, shape: Shape | None) -> list[int] | None:
-    """The receptive field per axis: the input's own size for all of it; None where undefined, or that is not known."""
+def sizes(reach: Reach, extent: Shape | None) -> list[int] | None:
+    """The receptive field per axis, the input having `extent` positions (None: not known).
+
+    All of the input where that is what is seen, or all of it up to a position; None where undefined, or not known.
+    """
     if isinstance(reach, tuple):
-        return [axis.size for axis in reach]
-    return list(shape[1:] or shape) if reach == WHOLE and shape is not None else None
+        found = [axis.size for axis in reach]
+        whole = extent or (0,) * len(found)
+        return [int(size) if isfinite(size) else end for size, end in zip(found, whole, strict=True)]
+    return list(extent) if reach == WHOLE and extent is not None else None

@@ -114,8 +114,7 @@ class Functions(TorchFunctionMode):
         self.stack.append(call)
         out = func(*args, **(kwargs or {}))
         self.stack.pop()
-        if call.name == "rms_norm":
-            self.tracker.normalised(args[0], out)
+        self.tracker.called(call.name, args, kwargs or {}, out)
         if call.items:
             self.stack[-1].items.append(call)
         return out

@@ -50,7 +50,7 @@ def walked(traced: Traced) -> receptive.Walk:
     nodes = [Node(step.name, step.layer, (i - 1 if i else SOURCE,)) for i, step in enumerate(traced.steps)]
     steps = [step._replace(inputs=(traced.input,)) for step in traced.steps]
     fields, reasons = [step.field for step in steps], [step.undefined for step in steps]
-    return receptive.Walk(Graph(nodes, len(nodes) - 1), traced.input, steps, fields, reasons)
+    return receptive.Walk(Graph(nodes, len(nodes) - 1), traced.input, traced.extent, steps, fields, reasons)
 
 
 def _traced(words: list[str], dtype: str | None = None) -> Traced:
@@ -76,7 +76,7 @@ def result(traced: Traced, depth: int | None = None) -> Result:
         "params": traced.params,
         "macs": traced.macs,
         "flops": 2 * traced.macs,
-        "rf": sizes(traced.field, traced.input),
+        "rf": sizes(traced.field, traced.extent),
         "activation_bytes": traced.activation_bytes,
     }
     counted = ", ".join(f"{name} {times}" for name, times in traced.uncounted.items())
@@ -92,7 +92,7 @@ def result(traced: Traced, depth: int | None = None) -> Result:
 def grouped(traced: Traced, depth: int) -> list[dict[str, Any]]:
     """A row for each step (depth 0), or for each run of steps inside of one module `depth` levels down."""
     if not depth:
-        return [row(step, traced.input) for step in traced.steps]
+        return [row(step, traced.extent) for step in traced.steps]
     groups = groupby(traced.steps, lambda step: ".".join(step.name.partition("#")[0].split(".")[:depth]))
     found = [(name, list(steps)) for name, steps in groups]
     titles = [
@@ -101,7 +101,7 @@ def grouped(traced: Traced, depth: int) -> list[dict[str, Any]]:
         else (name, f"{traced.kinds.get(name, name)} ({len(steps)} steps)")
         for name, steps in found
     ]
-    return [block_row(title, steps, traced.input) for title, (_, steps) in zip(titles, found, strict=True)]
+    return [block_row(title, steps, traced.extent) for title, (_, steps) in zip(titles, found, strict=True)]
 
 
 # Loading ---------------------------------------------------------------------------------------------
@@ -257,7 +257,7 @@ def _users_code(what: str, code: ExitCode) -> Iterator[None]:
 
 
 def _meta_hint(said: str) -> str | None:
-    if "meta tensor" in said or "Meta" in said:
+    if any(words in said for words in ("meta tensor", "Meta", "register_meta")):
         return "a trace has shapes and no numbers: a forward that looks at values (.item(), if x.sum() > 0) has none"
     return None
 

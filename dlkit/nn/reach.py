@@ -14,8 +14,8 @@ import torch
 from torch.utils._pytree import tree_leaves
 
 from dlkit.core import field
-from dlkit.core.field import INPUT, WHOLE, Taps, Verdict, advance, unite
-from dlkit.core.layers import AdaptiveAvgPool, Upsample
+from dlkit.core.field import INPUT, PAST, WHOLE, Reads, Taps, Verdict, advance, unite
+from dlkit.core.layers import FIRST, LAST, AdaptiveAvgPool, Upsample
 
 
 class Atom(NamedTuple):
@@ -55,12 +55,18 @@ def axes_of(dims: Iterable[Dim]) -> set[int]:
 class Tracker:
     """The states of all tensors that depend on the input."""
 
-    def __init__(self, sample: torch.Tensor) -> None:
-        """`sample` is N×C×…, where the dimensions after the channels are the axes to follow, or tokens N×T."""
-        lead = 2 if sample.is_floating_point() else 1
-        self.rank = sample.dim() - lead
-        axes = tuple((Atom((axis,), sample.shape[lead + axis]),) for axis in range(self.rank))
-        dims = (*plain(sample.shape[: sample.dim() - self.rank]), *axes)
+    def __init__(self, sample: torch.Tensor, layout: str = FIRST) -> None:
+        """`sample` is N×C×…, its axes after the channels; N×…×D with the layout LAST, before them; or tokens N×T.
+
+        `crossed` tells, once something minds, whether that takes the positions of this layout for channels.
+        """
+        last = layout == LAST and sample.is_floating_point()
+        lead = 2 if sample.is_floating_point() and not last else 1
+        self.rank = sample.dim() - lead - last
+        self.layout, self.crossed = layout, None if sample.is_floating_point() else False
+        self.extent = tuple(sample.shape[lead : lead + self.rank])
+        axes = tuple((Atom((axis,), size),) for axis, size in enumerate(self.extent))
+        dims = (*plain(sample.shape[:lead]), *axes, *plain(sample.shape[lead + self.rank :]))
         self._states: dict[int, tuple[torch.Tensor, State]] = {}
         self._written: set[int] = set()  # memory that was changed through a view: what holds it is no longer known
         self.put(sample, State(dims, Verdict((INPUT,) * self.rank)))
@@ -80,14 +86,67 @@ class Tracker:
         flat = any(axes_of([dim]) and any(not a.axes and a.size > 1 for a in dim) for dim in state.dims[1:])
         return Verdict(WHOLE) if flat and state.verdict.reach is not None else state.verdict
 
+    def minds(self, channels: Dim) -> None:
+        """Something takes the dimension `channels` for channels: the first that does tells where positions lie."""
+        if self.crossed is None:
+            self.crossed = bool(axes_of([channels])) and all(a.axes or a.size == 1 for a in channels)
+
+    def positions(self, tensor: torch.Tensor | None) -> tuple[int, ...]:
+        """The sizes of a tensor's spatial dimensions, in order; of what sees everything, those of its layout."""
+        state = self.get(tensor)
+        if state is None or tensor is None:
+            return ()
+        if state.verdict.reach == WHOLE:
+            return tuple(tensor.shape[1:-1] if self.layout == LAST else tensor.shape[2:])
+        return tuple(prod(a.size for a in dim if a.axes) for dim in state.dims if axes_of([dim]))
+
     def put(self, tensor: torch.Tensor, state: State) -> None:
         self._states[id(tensor)] = tensor, state  # the tensor is kept, so that its id stays its own
 
-    def normalised(self, before: Any, after: Any) -> None:
-        """The result of a normalisation that torch writes out in sums: its statistics are taken as given."""
-        state = self.get(before)
-        if state is not None and isinstance(after, torch.Tensor) and after.shape == before.shape:
-            self.put(after, state)
+    def called(self, name: str, args: Any, kwargs: Any, out: Any) -> None:
+        """A torch function that says more than the ops it ran: their states are overruled."""
+        if name == "rms_norm":  # statistics are taken as given, though torch writes them out in sums
+            state = self.get(args[0])
+            if state is not None and isinstance(out, torch.Tensor) and out.shape == args[0].shape:
+                self.put(out, state)
+        elif name in ("lstm", "gru", "rnn_tanh", "rnn_relu") and not isinstance(args[1], torch.Tensor):
+            self._recurrent(name, args[0], out, both=args[7], time=int(args[8]))
+        elif name == "scaled_dot_product_attention":
+            given = dict(zip(("query", "key", "value", "attn_mask", "dropout_p", "is_causal"), args, strict=False))
+            self._masked(out, **{**given, **kwargs})
+
+    def _recurrent(self, name: str, x: torch.Tensor, out: Any, both: bool, time: int) -> None:
+        """A recurrent layer: its output at a step sees the steps before, or all; its last state all."""
+        state = self.get(x)
+        if state is None:
+            return
+        time = min(time, x.dim() - 2)
+        self.minds(state.dims[-1])
+        walks, over = axes_of([state.dims[time]]), axes_of([state.dims[-1]])
+        verdict, end = state.verdict, Verdict(WHOLE)
+        if over or (walks and len(walks) < self.rank):
+            verdict = end = Verdict(WHOLE) if over and self.rank == 1 else Verdict(None, name)
+        elif walks:
+            verdict = advance(verdict, WHOLE if both else PAST)
+        else:
+            end = verdict
+        whole = verdict.reach == WHOLE
+        self.put(
+            out[0], State(plain(out[0].shape) if whole else (*state.dims[:-1], *plain(out[0].shape[-1:])), verdict)
+        )
+        for last in tree_leaves(out[1:]):
+            self.put(last, State(plain(last.shape), end))
+
+    def _masked(
+        self, out: torch.Tensor, query: torch.Tensor, attn_mask: Any = None, is_causal: bool = False, **_: Any
+    ) -> None:
+        """Attention along the one axis that there is, where its mask is known: causal, or a band."""
+        state = self.get(query)
+        if state is None or self.rank != 1 or not axes_of(state.dims[-2:-1]) or isinstance(state.verdict.reach, str):
+            return
+        reads = PAST if is_causal else _band(attn_mask)
+        if reads is not None:
+            self.put(out, State((*state.dims[:-1], *plain(out.shape[-1:])), advance(state.verdict, reads)))
 
     def after(self, func: Any, args: Any, kwargs: Any, out: Any) -> None:
         """Work out the state of what `func` returned."""
@@ -101,6 +160,20 @@ class Tracker:
         for index, result in enumerate(tree_leaves(out)):
             if isinstance(result, torch.Tensor):
                 self.put(result, call.state(result, index))
+
+
+def _band(mask: Any) -> Reads | None:
+    """What a mask lets a position read, as a window around it; None where it has no numbers or is no band."""
+    if not isinstance(mask, torch.Tensor) or mask.is_meta or mask.dtype is not torch.bool or mask.dim() < 2:
+        return None
+    seen = mask.flatten(0, -3).any(0) if mask.dim() > 2 else mask
+    steps = [int(d) for d in (torch.arange(seen.shape[1]) - torch.arange(seen.shape[0])[:, None])[seen].unique()]
+    size = seen.shape[0]
+    if seen.shape != (size, size) or not steps or steps[-1] - steps[0] + 1 != len(steps) or 0 not in steps:
+        return None
+    if steps[0] == 1 - size:
+        return PAST if steps[-1] == 0 else None
+    return (field.window(len(steps), 1, 1, -steps[0]),)
 
 
 def storage(tensor: torch.Tensor) -> int:
@@ -141,15 +214,24 @@ class Run:
         same = len(out.shape) == len(self.before.dims) and tuple(out.shape) == tuple(self.x.shape)
         return State(self.before.dims if same else plain(out.shape), verdict, self.before.mixed)
 
-    def mix(self, dims: Sequence[Dim], kept: Sequence[Dim], base: State | None = None) -> State:
-        """The state after a sum over `dims`: whole if all axes are seen, undefined if a part of them."""
+    def mix(
+        self, dims: Sequence[Dim], kept: Sequence[Dim], base: State | None = None, factors: Sequence[Verdict] = ()
+    ) -> State:
+        """The state after a sum over `dims`: whole if all axes are seen, undefined if a part of them.
+
+        `factors` are the fields of what is multiplied, before they are united.
+        """
         base = base or self.before
         if base.verdict.reach == WHOLE or not axes_of(dims):
             return State(tuple(kept), base.verdict, base.mixed)
         atoms = [atom for dim in dims for atom in dim]
         seen = base.mixed | {axis for axis in axes_of(dims) if _covers(atoms, axis)}
         if len(seen) == self.tracker.rank:
-            return State(tuple(plain(_sizes(kept))), Verdict(WHOLE), seen)
+            whole = Verdict(WHOLE)
+            if self.tracker.rank == 1:
+                count, end = _count(atoms), self.tracker.extent[0]
+                whole = unite([field.everywhere(verdict, count, end) for verdict in factors or [base.verdict]])
+            return State(tuple(plain(_sizes(kept))), whole, seen)
         verdict = base.verdict if base.verdict.reach is None else Verdict(None, self.name)
         return State(tuple(kept), verdict, seen)
 
@@ -163,6 +245,11 @@ def _covers(atoms: list[Atom], axis: int) -> bool:
     """Whether a sum over `atoms` takes in all positions of an axis, which may have been split."""
     parts = [atom for atom in atoms if axis in atom.axes]
     return any(not atom.whole for atom in parts) or prod(atom.size for atom in parts) >= parts[0].whole
+
+
+def _count(atoms: list[Atom]) -> int:
+    """How many positions a sum over `atoms` takes in, of one axis."""
+    return next(atom.whole or atom.size for atom in atoms if atom.axes)
 
 
 def _sizes(dims: Iterable[Dim]) -> list[int]:
@@ -180,6 +267,8 @@ def _numbers(value: Any, count: int) -> list[int]:
 def _windowed(run: Run, out: torch.Tensor, rank: int, taps: Callable[[int, int], Taps]) -> State | None:
     """`taps(i, size)` on the last `rank` dimensions, and whatever happens on the others left as it is."""
     dims, first = list(run.before.dims), len(run.before.dims) - rank
+    if first:
+        run.tracker.minds(dims[first - 1])
     found = {}
     for i in range(rank):
         dim, size, new = dims[first + i], run.x.shape[first + i], out.shape[first + i]
@@ -225,6 +314,7 @@ def _pool(rank: int) -> Callable[[Run, torch.Tensor, int], State | None]:
 def _adaptive(rank: int) -> Callable[[Run, torch.Tensor, int], State | None]:
     def rule(run: Run, out: torch.Tensor, index: int) -> State | None:
         dims, new = run.before.dims, out.shape[-rank:]
+        run.tracker.minds(dims[-rank - 1])
         if out.shape == run.x.shape:
             return run.before
         if prod(new) == 1:
@@ -278,6 +368,8 @@ def elementwise(run: Run, out: torch.Tensor, index: int) -> State | None:
 
 def _same(run: Run, out: torch.Tensor, index: int) -> State | None:
     """Normalisation: the first input's state where the shape is its own; statistics see what they may."""
+    if "batch_norm" in run.name or "group_norm" in run.name:
+        run.tracker.minds(run.before.dims[1])
     if out.shape == run.x.shape:
         return run.before
     return State(plain(out.shape), run.before.verdict, run.before.mixed)
@@ -292,6 +384,8 @@ def _reduce(run: Run, out: torch.Tensor, index: int) -> State | None:
     over = over or set(range(count))
     dims = run.before.dims
     keep = out.dim() == count
+    if run.tracker.rank == 1 and count == 3:  # what is summed over are positions
+        run.tracker.minds(dims[3 - max(over)])
     kept = [plain([1])[0] if i in over else dim for i, dim in enumerate(dims) if keep or i not in over]
     return run.mix([dims[i] for i in sorted(over)], kept)
 
@@ -311,13 +405,16 @@ def _product(run: Run, out: torch.Tensor, index: int) -> State | None:
     left_dims = left.dims if left else plain(a.shape)
     right_dims = right.dims if right else plain(b.shape)
     contracted = [left_dims[-1], right_dims[max(len(right_dims) - 2, 0)]]
+    for dim in contracted if left and right else contracted[:1] if left else contracted[1:]:
+        run.tracker.minds(dim)
     free = [left_dims[-2]] if len(left_dims) > 1 else []
     columns = [right_dims[-1]] if len(right_dims) > 1 else []
     crossed = columns if axes_of(free) and axes_of(columns) else []
     lead = left_dims[:-2] if left else right_dims[:-2]
-    base = State((), unite([s.verdict for s in (left, right) if s]), (left or right).mixed)  # type: ignore[union-attr]
+    factors = [state.verdict for state in (left, right) if state]
+    base = State((), unite(factors), (left or right).mixed)  # type: ignore[union-attr]
     kept = (*lead, *free, *(plain([out.shape[-1]]) if crossed else columns))
-    return run.mix([*contracted, *crossed], kept, base)
+    return run.mix([*contracted, *crossed], kept, base, factors)
 
 
 _FACTORS = {

@@ -17,7 +17,7 @@ from torch import nn
 from dlkit.core.errors import DlkitError, ExitCode
 from dlkit.core.field import Reach, Verdict
 from dlkit.core.graph import Step, totals
-from dlkit.core.layers import Layer, Shape
+from dlkit.core.layers import FIRST, LAST, Layer, Shape
 from dlkit.core.printed import layer_of
 from dlkit.nn.events import Call, Op, first_tensor, recording
 from dlkit.nn.memory import saved_bytes
@@ -41,6 +41,7 @@ class Traced(NamedTuple):
     activation_bytes: int | None
     uncounted: dict[str, int]
     kinds: dict[str, str]
+    extent: Shape  # positions of the input, on each axis of a field
 
     @property
     def field(self) -> Reach:
@@ -71,18 +72,32 @@ class _Row(NamedTuple):
     macs: int
     verdict: Verdict
     params: int
+    positions: tuple[int, ...]
+
+
+class _Run(NamedTuple):
+    """One forward pass: its rows, its output's shape, the ops that were not counted, and the positions followed."""
+
+    rows: list[_Row]
+    output: tuple[int, ...]
+    uncounted: dict[str, int]
+    tracker: Tracker
 
 
 def trace(module: nn.Module, input_shape: Shape, dtype: torch.dtype | None = None) -> Traced:
     """Trace `module` with one sample of `input_shape` (C×H×W, or T for tokens), in evaluation mode.
 
+    Whether numbers of two axes are C×L or T×D is told by the first part that minds, as it is in a graph.
     `module` is moved to the meta device. dtype: the input's; unless given, that of the parameters, or int64 where the
     first layer is an embedding. What the module's own code raises passes through. Shared parameters count once.
     """
     module = _on_meta(module).eval()
     dtype = dtype or input_dtype(module)
-    runs = [_run(module, _sample(batch, input_shape, dtype)) for batch in _BATCHES]
-    (rows, output, uncounted), (more, larger, _) = runs
+    two, three = (_sample(batch, input_shape, dtype) for batch in _BATCHES)
+    run = _run(module, two, FIRST)
+    if run.tracker.crossed:
+        run = _run(module, two, LAST)
+    (rows, output, uncounted, tracker), (more, larger, *_) = run, _run(module, three, run.tracker.layout)
     if [row.name for row in rows] != [row.name for row in more]:
         what = "the module runs other parts for a batch of 3 than for one of 2"
         raise DlkitError(what, "a forward that loops over the batch is not traced", ExitCode.BAD_DATA)
@@ -94,7 +109,8 @@ def trace(module: nn.Module, input_shape: Shape, dtype: torch.dtype | None = Non
     kept = saved_bytes(module, [_sample(batch, input_shape, dtype) for batch in _BATCHES])
     macs = sum(step.macs for step in steps)
     kinds = {name: type(inner).__name__ for name, inner in module.named_modules()}
-    return Traced(input_shape, one_sample(output, larger), steps, params, macs, kept, uncounted, kinds)
+    extent = tracker.extent or input_shape
+    return Traced(input_shape, one_sample(output, larger), steps, params, macs, kept, uncounted, kinds, extent)
 
 
 def _on_meta(module: nn.Module) -> nn.Module:
@@ -133,7 +149,7 @@ def _step(row: _Row, more: _Row) -> Step:
     output = one_sample(row.output, more.output)
     layer = Recorded(row.text)
     macs = 2 * row.macs - more.macs
-    return _made(row.name, layer, output, row.params, macs, row.verdict)
+    return _made(row.name, layer, output, row.params, macs, row.verdict, row.positions)
 
 
 def _unused(params: int) -> Step:
@@ -141,7 +157,9 @@ def _unused(params: int) -> Step:
     return _made("(not used)", Recorded("parameters"), (), params, 0, Verdict(None))
 
 
-def _made(name: str, layer: Recorded, output: Shape, params: int, macs: int, verdict: Verdict) -> Step:
+def _made(
+    name: str, layer: Recorded, output: Shape, params: int, macs: int, verdict: Verdict, positions: Shape = ()
+) -> Step:
     return Step(
         name=name,
         op=layer.op,
@@ -156,22 +174,23 @@ def _made(name: str, layer: Recorded, output: Shape, params: int, macs: int, ver
         undefined=verdict.reason,
         activations=prod(output),
         active_params=params,
+        positions=positions,
     )
 
 
 # One run -----------------------------------------------------------------------------------------------
 
 
-def _run(module: nn.Module, sample: torch.Tensor) -> tuple[list[_Row], tuple[int, ...], dict[str, int]]:
-    """The rows of one forward pass, its output's shape, and the ops that were not counted."""
-    tracker = Tracker(sample)
+def _run(module: nn.Module, sample: torch.Tensor, layout: str) -> _Run:
+    """One forward pass, positions followed as `layout` has them."""
+    tracker = Tracker(sample, layout)
     with recording(module, tracker) as root:
         root.result = first_tensor(module(sample))
     if root.result is None:
         raise DlkitError("the module's forward returns no tensor", code=ExitCode.BAD_DATA)
     rows = list(_Rows(module, tracker, root.result).of(root))
     uncounted = Counter(_plain(op.name) for op in root.ops() if op.macs is None and not op.moves and op.storages)
-    return rows, tuple(root.result.shape), dict(uncounted.most_common())
+    return _Run(rows, tuple(root.result.shape), dict(uncounted.most_common()), tracker)
 
 
 def _plain(name: str) -> str:
@@ -219,7 +238,8 @@ class _Rows:
         used = {key for op in ops for key in op.storages}
         used |= {storage(p) for p in module.parameters()} if module else set()
         params = sum(self.parameters.pop(s, 0) for s in used)
-        return _Row(name if times == 1 else f"{name}#{times}", text, shape, macs, verdict, params)
+        positions = self.tracker.positions(result)
+        return _Row(name if times == 1 else f"{name}#{times}", text, shape, macs, verdict, params, positions)
 
 
 def _described(module: nn.Module | None) -> str:
