@@ -11,6 +11,7 @@ from dlkit.core import complete
 from dlkit.core.job import JobOptions
 from dlkit.core.reading import ROLES, Reading
 from dlkit.core.result import Result
+from dlkit.core.splitting import Splitting
 
 _DATA, _SPLIT, _TRAINING, _MACHINE = "Reading the data", "Split", "Training", "Machine"
 
@@ -152,6 +153,25 @@ _READING: dict[str, Any] = {
         ),
     ],
 }  # fmt: skip
+
+
+def _split_column(what: str) -> Any:
+    option = typer.Option(help=what, autocompletion=complete.columns, metavar="COLUMN", rich_help_panel=_SPLIT)
+    return Annotated[str | None, option]
+
+
+_SPLITTING: dict[str, Any] = {
+    "stratify": _split_column("Its values are in the same shares on every side."),
+    "group": _split_column("None of its values is on two sides."),
+    "time": _split_column("Validation is strictly later than training."),
+    "gap": Annotated[
+        str | None,
+        typer.Option(help="Time left out between the sides: 7d, 12h, 30m.", metavar="TIME", rich_help_panel=_SPLIT),
+    ],
+    "hash": _split_column("Its value alone decides the side, in any other file too."),
+    "split": _split_column("It says the side: train, valid (or 0, 1), test."),
+}
+_JOB_SPLITTING = ("group", "time", "gap", "split")
 _JOB: dict[str, Any] = {
     "data": Data,
     "network": Network,
@@ -177,6 +197,20 @@ def reading(*, without: tuple[str, ...] = ()) -> Callable[[Callable[..., Result]
     return decorate
 
 
+def splitting(*names: str) -> Callable[[Callable[..., Result]], Callable[..., Result]]:
+    """`command(reading, splitting, …)` as `command(reading, …)` with the options `names` of Splitting."""
+
+    def decorate(command: Callable[..., Result]) -> Callable[..., Result]:
+        def wrapper(reading: Reading, **arguments: Any) -> Result:
+            return command(reading, Splitting(**{name: arguments.pop(name) for name in names}), **arguments)
+
+        first, _, *own = inspect.signature(command).parameters.values()
+        options = [_parameter(name, _SPLITTING[name], Splitting) for name in names]
+        return _as_command(wrapper, command, [first, *own, *options])
+
+    return decorate
+
+
 def _read_options(arguments: dict[str, Any], names: Iterable[str] = _READING) -> Reading:
     """A Reading out of the arguments of a command, which loses them."""
     said = {name: arguments.pop(name) for name in names}
@@ -195,12 +229,14 @@ def job(command: Callable[..., Result]) -> Callable[..., Result]:
     def wrapper(**arguments: Any) -> Result:
         said = {name: arguments.pop(name) for name in _JOB}
         said["network"] = tuple(said["network"] or ())
-        return command(JobOptions(**said, reading=_read_options(arguments)), **arguments)
+        divided = Splitting(**{name: arguments.pop(name) for name in _JOB_SPLITTING})
+        return command(JobOptions(**said, reading=_read_options(arguments), splitting=divided), **arguments)
 
     own = list(inspect.signature(command).parameters.values())[1:]
     shared = [_parameter(name, kind, JobOptions) for name, kind in _JOB.items()]
+    divide = [_parameter(name, _SPLITTING[name], Splitting) for name in _JOB_SPLITTING]
     read = [_parameter(name, kind, Reading) for name, kind in _READING.items()]
-    return _as_command(wrapper, command, [*shared[:2], *own, *shared[2:], *read])
+    return _as_command(wrapper, command, [*shared[:2], *own, *shared[2:], *divide, *read])
 
 
 def _as_command(
@@ -211,7 +247,9 @@ def _as_command(
     return wrapper
 
 
-def _parameter(name: str, annotation: Any, owner: type[JobOptions] | type[Reading]) -> inspect.Parameter:
+def _parameter(
+    name: str, annotation: Any, owner: type[JobOptions] | type[Reading] | type[Splitting]
+) -> inspect.Parameter:
     """One option, with the default that the field of its name has in `owner`."""
     default = owner.__dataclass_fields__[name].default
     if name == "data":

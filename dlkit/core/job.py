@@ -4,11 +4,12 @@ import shlex
 from dataclasses import dataclass, field, fields
 
 from dlkit.core.reading import Reading
+from dlkit.core.splitting import Splitting
 
 
 @dataclass(frozen=True)
 class JobOptions:
-    """The fields are the command line's arguments and options, with their defaults; `reading` holds several."""
+    """The fields are the command line's arguments and options with their defaults; the last two hold several each."""
 
     data: str
     network: tuple[str, ...] = ()
@@ -17,13 +18,14 @@ class JobOptions:
     seed: int = 0
     device: str = "auto"
     reading: Reading = field(default_factory=Reading)
+    splitting: Splitting = field(default_factory=Splitting)
 
     def words(self) -> str:
         """The part of a command line that says this, defaults left out."""
         words = [self.data, *self.network]
-        for option in fields(self)[2:-1]:
+        for option in fields(self)[2:-2]:
             value = getattr(self, option.name)
             if value != option.default:
                 for one in value if isinstance(value, tuple) else (value,):
                     words += [f"--{option.name.replace('_', '-')}", str(one)]
-        return shlex.join(words + self.reading.words())
+        return shlex.join(words + self.splitting.words() + self.reading.words())

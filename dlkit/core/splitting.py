@@ -1,5 +1,6 @@
 """What the user says about how rows are dealt out to sides: the same for every command that splits."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -46,8 +47,11 @@ class Splitting:
         named = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "gap"}
         return {option: name for option, name in named.items() if name is not None}
 
-    def check_columns(self, source: str, names: list[str]) -> None:
+    def check_columns(self, source: str, names: Sequence[str], target: str | None = None) -> None:
+        """Every column that is named must be there, and be no target."""
         for option, name in self.columns.items():
+            if name == target:
+                raise DlkitError(f"--{option}: {name!r} is the target")
             check_column(source, option, name, names)
 
     def reading(self, reading: Reading) -> Reading:

@@ -20,10 +20,13 @@ MOST_STRATA, BINS = 20, 10
 MOST_CUTS = 100
 NOTHING = Splitting()
 SIDES = ("train", "valid", "test")
+# On no side: in a gap, or with a group that is on another.
+OUT = "out"
 WORDS = {
     **dict.fromkeys(("train", "training", "0", "false"), 0),
     **dict.fromkeys(("valid", "val", "validation", "dev", "held out", "1", "true"), 1),
     **dict.fromkeys(("test", "testing"), 2),
+    OUT: -1,
 }
 
 
@@ -105,8 +108,10 @@ class _Dealer:
         self.notes: list[str] = []
         names = [] if rows.frame is None else rows.frame.columns
         if splitting.columns and rows.frame is None:
-            raise DlkitError(f"--{next(iter(splitting.columns))}: {rows.source} has no named columns")
-        splitting.check_columns(rows.source, names)
+            raise DlkitError(
+                f"--{next(iter(splitting.columns))} is for tables with named columns; {rows.source} has none"
+            )
+        splitting.check_columns(rows.source, names, rows.target if isinstance(rows, Dataset) else None)
         asked = [option for option in ("group", "time", "stratify", "hash", "split") if option in splitting.columns]
         self.method = " + ".join(asked) or "random"
 

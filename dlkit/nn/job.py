@@ -14,7 +14,7 @@ from dlkit.core.graph import Graph, walk
 from dlkit.core.job import JobOptions
 from dlkit.core.layers import Shape, show
 from dlkit.core.recipe import Recipe
-from dlkit.data import Dataset, Schema, fit_schema, load, split_indices, tell_tales
+from dlkit.data import Dataset, Schema, Split, fit_schema, hold_out, load, tell_tales
 from dlkit.nn import device as devices
 from dlkit.nn import precision
 from dlkit.nn.build import build
@@ -63,19 +63,19 @@ def prepare(options: JobOptions, recipe: Recipe) -> Job:
     """Read, split, fit the schema on the training side alone, parse the network and check that it fits the data."""
     device = devices.pick(options.device)
     precision.check(recipe.precision, device)
-    dataset = load(options.data, options.reading)
-    _say(dataset)
-    train_rows, valid_rows = split_indices(dataset, options.valid, options.seed)
-    schema = fit_schema(dataset, train_rows)
+    dataset = load(options.data, options.splitting.reading(options.reading))
+    split = hold_out(dataset, options.splitting, options.valid, options.seed)
+    _say(dataset, split)
+    schema = fit_schema(dataset, split.train)
     name, graph = _network(options.network, schema, dataset)
-    size = options.batch_size or default_batch_size(len(train_rows))
+    size = options.batch_size or default_batch_size(len(split.train))
 
     def side(rows: np.ndarray, batch: int) -> Batches:
         x, y = schema.inputs(dataset, rows), schema.targets(dataset, rows)
         return Batches(x, y, batch, device, normaliser(schema, device), options.seed)
 
     # Evaluation keeps no gradients: four batches' worth of rows fit where one did.
-    train, valid = side(train_rows, min(size, len(train_rows))), side(valid_rows, 4 * size)
+    train, valid = side(split.train, min(size, len(split.train))), side(split.valid, 4 * size)
     _check_norms(graph, schema.input_shape, train.batch_size)
     unit = float(schema.target_std or 1.0)
     objective = make_objective(schema.task, schema.classes, unit, recipe, train.y, device)
@@ -83,9 +83,9 @@ def prepare(options: JobOptions, recipe: Recipe) -> Job:
     return Job(options, recipe, dataset, schema, name, graph, objective, train, valid, device)
 
 
-def _say(dataset: Dataset) -> None:
+def _say(dataset: Dataset, split: Split) -> None:
     """What the user should know about the data before believing a score on it."""
-    for text in dataset.notes:
+    for text in (*dataset.notes, *split.notes):
         console.note(text)
     for name in tell_tales(dataset):
         console.warn(
