@@ -3,6 +3,7 @@
 import os
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,6 +27,23 @@ def environment(**extra: str) -> dict[str, str]:
 
 def command_line(*args: str) -> list[str]:
     return [sys.executable, "-m", "dlkit", *args]
+
+
+def python_calls(function: Callable[[], object]) -> int:
+    """How many Python functions run while `function` does: work that a busy machine does not make more of."""
+    counted = 0
+
+    def count(frame, event, argument):
+        nonlocal counted
+        counted += event == "call"
+
+    before = sys.getprofile()
+    sys.setprofile(count)
+    try:
+        function()
+    finally:
+        sys.setprofile(before)
+    return counted
 
 
 def plain(text: str) -> str:
