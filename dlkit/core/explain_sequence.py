@@ -2,6 +2,7 @@
 
 from math import prod
 
+from dlkit.core.columns import Columns
 from dlkit.core.graph import Step
 from dlkit.core.layers import Shape
 from dlkit.core.sequence import (
@@ -45,6 +46,9 @@ def params(step: Step) -> str:
             return _recurrent(layer, x, f" + 2·{layer.num_layers}" if layer.bias else "")
         case WindowAttention():
             return f"4·{x[2]}·({x[2]}{' + 1' * layer.bias}) + (2·{layer.window} − 1)²·{layer.heads}"
+        case Columns():
+            numbers, categories = layer.split(x)
+            return f"{layer.embedding_dim}·({len(numbers)}·({layer.bins} + 1) + {sum(map(len, categories))})"
         case PatchMerge():
             return f"4·{x[2]}·2·{x[2]} + 2·4·{x[2]}"
     return ""
@@ -66,6 +70,10 @@ def macs(step: Step) -> str:
             return f"{x[0]}·{_recurrent(layer, x)}"
         case WindowAttention():
             return f"{layer.padded(x)}·(4·{x[2]}² + 2·{layer.window}²·{x[2]})"
+        case Columns():
+            numbers, categories = layer.split(x)
+            tables = f"{sum(map(len, categories))}·{len(categories)}"
+            return f"{layer.embedding_dim}·({len(numbers)}·{layer.bins} + {tables})"
         case PatchMerge():
             return f"{prod(y[:2])}·4·{x[2]}·2·{x[2]}"
     return ""

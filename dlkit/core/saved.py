@@ -11,6 +11,7 @@ from math import prod
 from typing import NamedTuple
 
 from dlkit.core import layers, sequence
+from dlkit.core.columns import Columns
 from dlkit.core.compute import learning
 from dlkit.core.graph import Step
 from dlkit.core.layers import Layer, Shape
@@ -30,7 +31,7 @@ _INPUT = (
 )
 _NOTHING = (
     *(layers.Sum, layers.Cat, layers.GlobalAvgPool, layers.Upsample, layers.Dropout),
-    *(sequence.Positions, sequence.SinusoidalPositions, sequence.Segments, sequence.ClassToken),
+    *(sequence.Positions, sequence.SinusoidalPositions, sequence.Segments, sequence.ClassToken, Columns),
 )
 
 
@@ -107,6 +108,8 @@ def _kept(step: Step, flash: bool) -> Kept:
         hidden = layer.hidden * (2 + 2 * layer.gated - (layer.act == "relu"))
         routed = prod(x[:-1]) * layer.top  # gathered, returned, weighted; and where each came from
         return Kept(routed * (3 * x[-1] + hidden + 2), 24 * routed)
+    if isinstance(layer, Columns):
+        return Kept(layer.kept(x))
     return Kept(stream_bytes=_small(step))
 
 

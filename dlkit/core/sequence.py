@@ -11,6 +11,7 @@ from typing import ClassVar, Final
 
 from dlkit.core import field, layers
 from dlkit.core.arguments import Argument, Choice, Flag, Real, Whole
+from dlkit.core.columns import Columns
 from dlkit.core.errors import DlkitError
 from dlkit.core.field import PAST, WHOLE, Reads, Taps
 from dlkit.core.layers import FIRST, LAST, Layer, Shape
@@ -669,7 +670,7 @@ _CLASSES: tuple[type[Layer], ...] = (
     *(Embed, Positions, SinusoidalPositions, Segments, ClassToken),
     *(Tokens, ChannelsLast, ChannelsFirst, Select, Take, Drop),
     *(Attention, CrossAttention, Mlp, GatedMlp, Moe, LmHead),
-    *(Rnn, Lstm, Gru, WindowAttention, PatchMerge),
+    *(Rnn, Lstm, Gru, WindowAttention, PatchMerge, Columns),
 )
 
 CATALOGUE: Final[dict[str, type[Layer]]] = layers.CATALOGUE | {n: layer for layer in _CLASSES for n in layer.names}

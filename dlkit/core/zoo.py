@@ -66,6 +66,8 @@ _INFOS = {
              {"classes": 3, "channels": 3}, conv.unet),
         Info("patchgan", (6, 256, 256), "pix2pix discriminator: 70×70 PatchGAN, Isola et al. 2016",
              {"classes": 1, "channels": 6}, conv.patchgan),
+        Info("residual_mlp", (32,), "Residual MLP for tables, the ResNet of Gorishniy et al. 2021",
+             {"classes": 2, "channels": 32}, conv.residual_mlp),
     )
 }  # fmt: skip
 

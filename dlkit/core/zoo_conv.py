@@ -73,6 +73,17 @@ def patchgan(outputs: int) -> list[str]:
     ]
 
 
+# Tables -----------------------------------------------------------------------------------------
+
+
+def residual_mlp(outputs: int) -> list[str]:
+    return [
+        "linear:192",
+        "3*(sum(bn linear:384 relu dropout:0.2 linear:192 | ))",
+        f"bn relu linear:{outputs}",
+    ]
+
+
 # Residual networks ------------------------------------------------------------------------------
 
 

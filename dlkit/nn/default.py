@@ -1,14 +1,27 @@
 """The network that is trained where the user names none, written in the network language."""
 
-
-def default_network(shape: tuple[int, ...], outputs: int) -> tuple[str, str]:
-    """(short name, text) for one row's shape: a convolutional net for C×H×W, a multilayer perceptron otherwise."""
-    return ("cnn", _cnn(shape[1:], outputs)) if len(shape) == 3 else ("mlp", _mlp(shape, outputs))
+from dlkit.data import Schema
 
 
-def _mlp(shape: tuple[int, ...], outputs: int) -> str:
-    flatten = "" if len(shape) == 1 else "flatten "
-    return f"{flatten}2*(linear:256 relu dropout:0.1) linear:{outputs}"
+def default_network(schema: Schema, outputs: int) -> tuple[str, str]:
+    """(short name, text) for rows of `schema`: a perceptron on embedded columns, a convolutional net for C×H×W."""
+    shape = schema.input_shape
+    return ("cnn", _cnn(shape[1:], outputs)) if len(shape) == 3 else ("mlp", _mlp(schema, outputs))
+
+
+def _mlp(schema: Schema, outputs: int) -> str:
+    widths = column_widths(schema)
+    layout = "" if set(widths) == {1} else f",widths={'x'.join(map(str, widths))}"
+    return f"columns:16,bins=64{layout} 2*(linear:256 relu dropout:0.2) linear:{outputs}"
+
+
+def column_widths(schema: Schema) -> list[int]:
+    """How the features of a row belong together: those of a category are one column, any other is its own."""
+    widths: list[int] = []
+    for encoder in schema.encoders:
+        size = len(encoder.features)
+        widths += [size] if encoder.kind == "categorical" else [1] * size
+    return widths
 
 
 def _cnn(size: tuple[int, ...], outputs: int) -> str:

@@ -18,6 +18,7 @@ from dlkit.data import Dataset, Schema, Split, fit_schema, hold_out, load, tell_
 from dlkit.nn import device as devices
 from dlkit.nn import precision
 from dlkit.nn.build import build
+from dlkit.nn.columns import fit_edges
 from dlkit.nn.default import default_network
 from dlkit.nn.loader import Batches, Normalise
 from dlkit.nn.objective import Objective, make_objective
@@ -37,12 +38,15 @@ class Job:
     train: Batches
     valid: Batches
     device: torch.device
+    edges: dict[str, dict[str, torch.Tensor]]
 
     def model(self, seed: int) -> nn.Module:
         """A fresh network with weights drawn from `seed`, on the device."""
         devices.seed_all(seed)
         shape = self.schema.input_shape
         model = build(self.graph, shape).to(self.device)
+        for name, state in self.edges.items():
+            model.get_submodule(name).load_state_dict(state, strict=False)
         return model.to(memory_format=torch.channels_last) if len(shape) == 3 else model
 
     @property
@@ -80,7 +84,8 @@ def prepare(options: JobOptions, recipe: Recipe) -> Job:
     unit = float(schema.target_std or 1.0)
     objective = make_objective(schema.task, schema.classes, unit, recipe, train.y, device)
     _check_accumulate(recipe, train)
-    return Job(options, recipe, dataset, schema, name, graph, objective, train, valid, device)
+    edges = fit_edges(walk(graph, schema.input_shape), train.x)
+    return Job(options, recipe, dataset, schema, name, graph, objective, train, valid, device, edges)
 
 
 def _say(dataset: Dataset, split: Split) -> None:
@@ -102,7 +107,7 @@ def _network(words: tuple[str, ...], schema: Schema, dataset: Dataset) -> tuple[
     """(short name, graph) of the user's network or the default one."""
     outputs = _outputs(schema)
     if not words:
-        name, text = default_network(schema.input_shape, outputs)
+        name, text = default_network(schema, outputs)
         return name, spec.parse(text).graph
     net = network.for_data(words, outputs)
     _check_fit(net, schema.input_shape, outputs, dataset)

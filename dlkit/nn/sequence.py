@@ -8,8 +8,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dlkit.core import sequence
+from dlkit.core.columns import Columns
 from dlkit.core.graph import Step, owners
 from dlkit.core.layers import Layer, Shape
+from dlkit.nn.columns import Columns as ColumnEmbeddings
 
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
@@ -384,6 +386,7 @@ class PatchMerge(nn.Module):
 # Building ---------------------------------------------------------------------------------------
 
 MAKERS: dict[type[Layer], Callable[..., nn.Module]] = {
+    Columns: ColumnEmbeddings,
     sequence.Embed: lambda layer, x: nn.Embedding(layer.num_embeddings, layer.embedding_dim),
     sequence.Positions: lambda layer, x: Positions(layer.max_length or x[0], x[1]),
     sequence.SinusoidalPositions: lambda layer, x: SinusoidalPositions(),

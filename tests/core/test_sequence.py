@@ -7,6 +7,7 @@ from support import python_calls
 
 from dlkit.core import explain, explain_sequence, layers, zoo
 from dlkit.core.arguments import Choice, Flag, Real, Whole
+from dlkit.core.columns import Widths
 from dlkit.core.errors import DlkitError
 from dlkit.core.field import WHOLE
 from dlkit.core.graph import owners, totals, walk
@@ -219,6 +220,8 @@ def values(kind):
             return st.booleans()
         case Real():
             return st.floats(max(kind.low, -1e300), min(kind.high, 1e300))
+        case Widths():
+            return st.lists(st.integers(1, 9), min_size=1, max_size=6).map(tuple)
         case Choice():
             return st.sampled_from(kind.words)
     raise AssertionError(kind)

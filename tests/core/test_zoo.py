@@ -74,7 +74,14 @@ def whole(name):
 
 
 def test_every_name_is_checked():
-    assert {*PUBLISHED, *ROUNDED} == set(zoo.names()) - set(NETS)
+    assert {*PUBLISHED, *ROUNDED, "residual_mlp"} == set(zoo.names()) - set(NETS)
+
+
+def test_the_residual_mlp_is_gorishniys():
+    """First layer, 3 × (norm, d → 2d, 2d → d), norm and head; its input and output are those of the data."""
+    d = 192
+    block = 2 * d + (d + 1) * 2 * d + (2 * d + 1) * d
+    assert whole("residual_mlp").params == (32 + 1) * d + 3 * block + 2 * d + (d + 1) * 2
 
 
 @pytest.mark.parametrize("name", PUBLISHED)  # N-S092 N-S093 N-S095
