@@ -28,6 +28,21 @@ def _tokens(text: str) -> int | str:
     return text if text == "optimal" else units.count(text)
 
 
+def said(context: typer.Context) -> frozenset[str]:
+    """The options that the user gave, by their long names, defaults told apart from values equal to them."""
+    given = (
+        p for p in context.command.params if str(context.get_parameter_source(str(p.name))).endswith("COMMANDLINE")
+    )
+    return frozenset(max(p.opts, key=len) for p in given)
+
+
+def _pue(text: str) -> float:
+    value = units.quantity(text)
+    if value < 1:
+        raise ValueError(f"must be a number of at least 1, what reaches the devices over what is drawn. Got {text!r}.")
+    return value
+
+
 def _option(*names: str, panel: str, **more: Any) -> Any:
     return typer.Option(*names, rich_help_panel=panel, **more)
 
@@ -38,7 +53,8 @@ Model = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="PARAMS | [SHAPE] NETWORK...",
-        help="A number of parameters (70B), or a network: a name (dlkit models), layers, @FILE, or - for stdin.",
+        help="A number of parameters (70B), or a network: a name (dlkit models), layers, @FILE, - for stdin, "
+        "or FILE.py:CLASS.",
         show_default=False,
     ),
 ]
@@ -77,9 +93,23 @@ CausalSkip = Annotated[
 ]
 Freeze = Annotated[
     list[str] | None,
-    _option(panel=_COUNT, metavar="LAYER", help="Not trained: a name (conv1, 'conv?'), or every conv. Repeatable."),
+    _option(
+        panel=_COUNT,
+        metavar="LAYER",
+        help="Not trained: a name (conv1, 'conv?'), or every conv; of a module a child or a parameter. Repeatable.",
+    ),
 ]
-Gpu = Annotated[str | None, _option(panel=_MACHINE, metavar="NAME", help="h100, a100, h200, b200, tpu-v4, …")]
+Depth = Annotated[
+    int | None,
+    _option(
+        panel=_COUNT,
+        min=0,
+        help="Rows for each layer (0), or grouped: 1 by block or child, 2 one level down, ….",
+        show_default="by component; a module's children",
+    ),
+]
+Explain = Annotated[bool, _option("--explain", panel=_COUNT, help="Show each row's formula with its numbers.")]
+Gpu = Annotated[str | None, _option(panel=_MACHINE, metavar="NAME", help="h100, a100, h200, b200, mi300x, tpu-v5p, …")]
 Gpus = Annotated[int | None, _option(panel=_MACHINE, min=1, help="How many of them; without it days are unknown.")]
 Precision = Annotated[
     Literal["fp32", "tf32", "fp16", "bf16", "fp8"] | None,
@@ -117,8 +147,14 @@ Watts = Annotated[
     ),
 ]
 Pue = Annotated[
-    float,
-    _option(panel=_MACHINE, parser=positive, metavar="NUMBER", help="Power of the data centre over the devices'."),
+    float | None,
+    _option(
+        panel=_MACHINE,
+        parser=reader(_pue),
+        metavar="NUMBER",
+        help="Power of the data centre over the devices'.",
+        show_default="1",
+    ),
 ]
 Carbon = Annotated[
     float | None, _option(panel=_MACHINE, parser=not_negative, metavar="NUMBER", help="kg CO2 for a kWh.")

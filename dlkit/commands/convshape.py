@@ -20,16 +20,15 @@ is imported, which runs its code, and traced with torch on the meta device. Only
 line may name one, never a file. Next: dlkit train DATA NETWORK trains the same text.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from dlkit.commands import _conv
+from dlkit.commands._module import Dtype
 from dlkit.core import shapes
 from dlkit.core.network import is_module
 from dlkit.core.result import Result
-
-_OWN = "A module of your own"
 
 
 def command(
@@ -57,13 +56,7 @@ def command(
     transposed: _conv.Transposed = False,
     output_padding: _conv.OutputPadding = None,
     want: _conv.Want = None,
-    dtype: Annotated[
-        Literal["float32", "float16", "bfloat16", "int64"] | None,
-        typer.Option(
-            help="The input's type, for a module of your own.", rich_help_panel=_OWN,
-            show_default="its parameters'; int64 if it starts with an embedding",
-        ),
-    ] = None,
+    dtype: Dtype = None,
 ) -> Result:  # fmt: skip
     quick = kernel_size, stride, padding, dilation, output_padding, filters, transposed
     if want is not None or any(quick):

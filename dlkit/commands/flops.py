@@ -19,10 +19,13 @@ pass. Peaks are dense. Next: dlkit memory says whether it fits.
 import typer
 
 from dlkit.commands import _cost as opt
+from dlkit.commands._module import Dtype
+from dlkit.core.network import is_module
 from dlkit.core.result import Result
 
 
 def command(
+    context_: typer.Context,
     model: opt.Model = None,
     tokens: opt.Tokens = None,
     samples: opt.Samples = None,
@@ -32,6 +35,9 @@ def command(
     convention: opt.Convention = "dlkit",
     causal_skip: opt.CausalSkip = False,
     freeze: opt.Freeze = None,
+    depth: opt.Depth = None,
+    explain: opt.Explain = False,
+    dtype: Dtype = None,
     gpu: opt.Gpu = None,
     gpus: opt.Gpus = None,
     precision: opt.Precision = None,
@@ -41,7 +47,7 @@ def command(
     gpu_hours: opt.GpuHours = None,
     price: opt.Price = None,
     watts: opt.Watts = None,
-    pue: opt.Pue = 1.0,
+    pue: opt.Pue = None,
     carbon: opt.Carbon = None,
     budget: opt.Budget = None,
     approach: opt.Approach = "2",
@@ -50,12 +56,18 @@ def command(
     from dlkit.core.compute import Counting
     from dlkit.core.hardware import Job
 
+    said = opt.said(context_)
     job = Job(gpu, gpus, precision, mfu, hfu, tokens_per_second, gpu_hours, price, watts, pue, carbon)
     if budget is not None:
         if model or tokens or samples:
             raise typer.BadParameter(
                 "asks for the best model: give no model, --tokens or --samples", param_hint="--budget"
             )
-        return costs.sizes(budget, approach, job)
+        return costs.sizes(budget, approach, job, said)
     amount = costs.Amount(tokens, samples, epochs, context, approach)
-    return costs.answer(model or [], amount, Counting(recompute, causal_skip, tuple(freeze or ())), convention, job)
+    how = Counting(recompute, causal_skip, tuple(freeze or ()))
+    if any(map(is_module, model or [])):
+        from dlkit.nn import live_costs
+
+        return live_costs.flops(model or [], dtype, amount, how, job, depth, said)
+    return costs.answer(model or [], amount, how, convention, job, costs.View(depth, explain), said)

@@ -6,13 +6,15 @@ from dlkit.core.graph import SOURCE, Graph, Step, dominators
 from dlkit.core.layers import Join, Layer
 
 LONG = 40  # layers, beyond which a terminal shows blocks
+PERIOD = 4  # blocks that may repeat together
 
 
 class Block(NamedTuple):
-    """Layers shown as one row: indices in order of the graph, and how many alike blocks in a row they make."""
+    """Layers shown as one row: indices in order of the graph, how often they repeat, and the sizes of what repeats."""
 
     layers: tuple[int, ...]
     times: int = 1
+    sizes: tuple[int, ...] = ()
 
 
 def blocks(graph: Graph, steps: list[Step], depth: int) -> list[Block]:
@@ -67,33 +69,54 @@ class _Outline:
         return sorted(found)
 
     def merged(self, found: list[Block]) -> list[Block]:
-        """Neighbours of the same layers as one block; the output of each is the input of the next."""
-        together: list[Block] = []
-        for block in found:
-            if together and self.alike(together[-1], block):
-                last = together.pop()
-                together.append(Block(last.layers + block.layers, last.times + 1))
-            else:
-                together.append(block)
-        return together
+        """Repeats as one block: of one, or of up to PERIOD in a row (a transformer's attention and feed-forward).
 
-    def alike(self, before: Block, block: Block) -> bool:
-        length = len(block.layers)
-        first = before.layers[:length]
-        return len(before.layers) == before.times * length and self.words(first) == self.words(block.layers)
+        The output of each is the input of the next.
+        """
+        words = [self.words(block.layers) for block in found]
+        together: list[Block] = []
+        at = 0
+        while at < len(found):
+            period, times = max(
+                ((period, _repeats(words, at, period)) for period in range(1, PERIOD + 1)),
+                key=lambda tried: (tried[0] * (tried[1] - 1), -tried[0]),
+            )
+            chosen = found[at : at + period * times]
+            layers = tuple(i for block in chosen for i in block.layers)
+            together.append(Block(layers, times, tuple(len(block.layers) for block in chosen[:period])))
+            at += period * times
+        return together
 
     def words(self, indices: tuple[int, ...]) -> list[Layer]:
         return [self.graph.nodes[i].layer for i in indices]
 
 
+def _repeats(words: list[list[Layer]], at: int, period: int) -> int:
+    """How often in a row the `period` blocks from `at` on come."""
+    times = 1
+    while words[at + times * period : at + (times + 1) * period] == words[at : at + period]:
+        times += 1
+    return times if at + period <= len(words) else 1
+
+
 def title(block: Block, steps: list[Step]) -> tuple[str, str]:
     """A block's name and what it consists of: ("sum2…relu10", "2 × sum (9 layers) relu")."""
-    one = block.layers[: len(block.layers) // block.times]
-    head = max((i for i in one if isinstance(steps[i].layer, Join)), default=one[0])
-    shown = [i for i in one if i >= head]
-    words = [steps[i].text for i in shown]
-    if len(one) > len(shown):
-        words[0] += f" ({len(one) - len(shown) + 1} layers)"
-    first, last = steps[head].name, steps[block.layers[-1]].name
+    start, words, first = 0, [], ""
+    for size in block.sizes or (len(block.layers),):
+        head, text = _one_title(block.layers[start : start + size], steps)
+        first = first or head
+        words.append(text)
+        start += size
+    last = steps[block.layers[-1]].name
     times = f"{block.times} × " if block.times > 1 else ""
-    return first if first == last else f"{first}…{last}", times + " ".join(words)
+    return first if first == last else f"{first}…{last}", times + " + ".join(words)
+
+
+def _one_title(layers: tuple[int, ...], steps: list[Step]) -> tuple[str, str]:
+    """The first layer that is shown of one block, and its text: of a join with its branches, the join."""
+    head = max((i for i in layers if isinstance(steps[i].layer, Join)), default=layers[0])
+    shown = [i for i in layers if i >= head]
+    words = [steps[i].text for i in shown]
+    if len(layers) > len(shown):
+        words[0] += f" ({len(layers) - len(shown) + 1} layers)"
+    return steps[head].name, " ".join(words)

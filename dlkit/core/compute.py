@@ -87,14 +87,25 @@ def exact(steps: Sequence[Step], positions: int | None, how: Counting) -> Count:
     A matrix product's backward pass is two of its size: the gradient of its weight, unless frozen, and of its input,
     unless nothing before it learns. So it is 2·forward but for the first layer and for frozen ones.
     """
-    frozen = _frozen(steps, how.freeze)
+    return Count(merged(part for parts in by_step(steps, how) for part in parts), "sample", positions)
+
+
+def by_step(steps: Sequence[Step], how: Counting) -> list[list[Part]]:
+    """What `exact` adds up: the parts of each step."""
+    frozen = frozen_steps(steps, how.freeze)
     learns = learning(steps, frozen)
-    parts: dict[str, Part] = {}
-    for i, step in enumerate(steps):
-        before = any(learns[source + 1] for source in step.sources)
-        for part in _parts(step, how, before, _has_weights(step) and i not in frozen):
-            parts[part.name] = parts[part.name].plus(part) if part.name in parts else part
-    return Count(list(parts.values()), "sample", positions)
+    return [
+        list(_parts(step, how, any(learns[s + 1] for s in step.sources), _has_weights(step) and i not in frozen))
+        for i, step in enumerate(steps)
+    ]
+
+
+def merged(parts: Iterable[Part]) -> list[Part]:
+    """One part for each name, in order of appearance."""
+    found: dict[str, Part] = {}
+    for part in parts:
+        found[part.name] = found[part.name].plus(part) if part.name in found else part
+    return list(found.values())
 
 
 def learning(steps: Sequence[Step], frozen: Container[int] = ()) -> list[bool]:
@@ -155,7 +166,7 @@ def products(layer: Attention | WindowAttention, x: Shape, skip_masked: bool) ->
     return full * seen // (length * keys)
 
 
-def _frozen(steps: Sequence[Step], patterns: Sequence[str]) -> set[int]:
+def frozen_steps(steps: Sequence[Step], patterns: Sequence[str]) -> set[int]:
     """The steps whose name (conv1) or op (conv) matches a pattern; DlkitError for one that matches none."""
     found: set[int] = set()
     if not patterns:

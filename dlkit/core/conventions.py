@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from math import prod
 from typing import NamedTuple
 
-from dlkit.core.compute import Count, Part
+from dlkit.core.compute import Count, Part, merged
 from dlkit.core.errors import DlkitError
 from dlkit.core.graph import Step
 from dlkit.core.layers import AdaptivePool, BatchNorm, GlobalAvgPool, GroupNorm, InstanceNorm, LayerNorm, Upsample
@@ -97,12 +97,8 @@ def fvcore(steps: Sequence[Step], positions: int | None, recompute: str) -> Coun
 
 def _forward(counts: list[tuple[Step, int]], positions: int | None) -> Count:
     """A forward pass, one component for each kind of layer that costs something or has parameters."""
-    parts: dict[str, Part] = {}
-    for step, macs in counts:
-        part = Part(step.op, step.params, step.active_params, macs, 0)
-        if part.params or macs:
-            parts[step.op] = parts[step.op].plus(part) if step.op in parts else part
-    return Count(list(parts.values()), "sample", positions, forward_only=True)
+    parts = merged(Part(step.op, step.params, step.active_params, macs, 0) for step, macs in counts)
+    return Count([part for part in parts if any(part[1:])], "sample", positions, forward_only=True)
 
 
 def _fvcore_extra(step: Step) -> int:
@@ -145,3 +141,34 @@ CONVENTIONS = {
     ),
 }
 _OTHERS = f"others: dlkit, {', '.join(CONVENTIONS)}"
+
+
+def explained(name: str, steps: Sequence[Step], positions: int | None) -> dict[str, str]:
+    """The formula of each component with its numbers, forward; the backward pass is twice that, where there is one."""
+    if name in ("torchvision", "fvcore"):
+        return _layers_explained(steps, name)
+    it = sizes(steps, positions, name)
+    t, d, v, layers = it.positions, it.width, it.vocab, it.layers
+    dense = it.params - it.embeddings
+    forward = {
+        "kaplan": {"6·N, no embeddings": f"2·{dense}·{t}"},
+        "palm": {"6·N": f"2·{it.params}·{t}", "12·L·H·Q·T": f"4·{layers}·{it.attention}·{t}²"},
+        "megatron": {
+            "layers 72·s·L·h²": f"24·{t}·{layers}·{d}²",
+            "scores 12·s²·L·h": f"4·{t}²·{layers}·{d}",
+            "head 6·s·h·V": f"2·{t}·{d}·{v}",
+        },
+        "chinchilla": {
+            "embeddings 2·T·V·d": f"2·{t}·{v}·{d}",
+            "layers and head": f"2·{sum(step.macs for step in steps)}",
+            "softmax 3·H·T²": f"3·{layers}·{it.heads}·{t}²",
+        },
+    }[name]
+    return {part: f"forward {formula}; backward 2·forward" for part, formula in forward.items()}
+
+
+def _layers_explained(steps: Sequence[Step], name: str) -> dict[str, str]:
+    found: dict[str, list[int]] = {}
+    for step in steps:
+        found.setdefault(step.op, []).append(step.macs + (_fvcore_extra(step) if name == "fvcore" else 0))
+    return {op: f"{len(counts)} layers, together {sum(counts)}" for op, counts in found.items()}

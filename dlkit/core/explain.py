@@ -85,15 +85,19 @@ def _kernel(step: Step) -> str:
 
 
 def _macs(step: Step) -> str:
-    layer, x, y = step.layer, step.inputs[0], step.output
     if not step.macs:
         return ""
+    return _named("MACs", macs(step), step.macs)
+
+
+def macs(step: Step) -> str:
+    """A step's multiply-accumulates as a product of numbers; empty where there is no formula."""
+    layer, x, y = step.layer, step.inputs[0], step.output
     if isinstance(layer, Conv | ConvTranspose):
-        positions = "·".join(map(str, y if isinstance(layer, Conv) else x))
-        return f"MACs {_kernel(step)}·{positions} = {step.macs}"
+        return f"{_kernel(step)}·{'·'.join(map(str, y if isinstance(layer, Conv) else x))}"
     if isinstance(layer, Linear):
-        return f"MACs {x[-1]}·{prod(y)} = {step.macs}"
-    return _named("MACs", explain_sequence.macs(step), step.macs)
+        return f"{x[-1]}·{prod(y)}"
+    return explain_sequence.macs(step)
 
 
 def _named(what: str, formula: str, value: int) -> str:

@@ -59,7 +59,7 @@ def macs(step: Step) -> str:
     layer, x, y = step.layer, step.inputs[0], step.output
     match layer:
         case Attention():
-            return _attention_macs(layer, x)
+            return " + ".join(attention_macs(layer, x))
         case Mlp() | GatedMlp():
             return f"{prod(x[:-1])}·{_matrices(layer)}·{x[-1]}·{layer.hidden}"
         case Moe():
@@ -93,13 +93,16 @@ def _attention_params(layer: Attention, x: Shape) -> str:
     return " + ".join(parts)
 
 
-def _attention_macs(layer: Attention, x: Shape) -> str:
+def attention_macs(layer: Attention | WindowAttention, x: Shape) -> tuple[str, str]:
+    """The projections, and the products of scores and values."""
+    if isinstance(layer, WindowAttention):
+        return f"{layer.padded(x)}·4·{x[2]}²", f"{layer.padded(x)}·2·{layer.window}²·{x[2]}"
     (query, keys), length = layer.widths(x), layer.shape(x)[0]
     if isinstance(layer, CrossAttention):
         projections = f"2·{x[1]}·({length}·{query} + {layer.memory}·{keys})"
     else:
         projections = f"{length}·2·{x[1]}·({query} + {keys})"
-    return f"{projections} + 2·{length}·{layer.keys(x)}·{query}"
+    return projections, f"2·{length}·{layer.keys(x)}·{query}"
 
 
 def _matrices(layer: Mlp | GatedMlp) -> int:

@@ -41,6 +41,8 @@ def _write(result: Result, command: str, version: str, fmt: Format | None, quiet
     else:
         _WRITERS[fmt or ("table" if terminal else "tsv")](result, command, version)
     sys.stdout.flush()
+    for text in result.warnings:
+        console.warn(text)
     for text in result.notes:
         console.note(text)
 
@@ -92,7 +94,9 @@ def human(value: Any, kind: str) -> str:
         return f"{100 * value:.2f} %"
     if kind == "int":
         return f"{round(value):,}"
-    return f"{value:,}" if isinstance(value, int) and kind != "shape" else units.significant(value, 5)
+    if isinstance(value, int):
+        return str(value) if kind == "shape" else f"{value:,}"
+    return units.significant(value, 5)
 
 
 # --- one writer a format ---------------------------------------------------------------------------------------------
@@ -158,10 +162,18 @@ def _table(result: Result, command: str, version: str) -> None:
     elif result.streams:
         _stream_table(result)
     else:
-        rows = result.rows if result.overview is None else result.overview
-        _show(_grid(result.columns, [_cells(result.columns, row) for row in rows]))
+        _show(_whole_table(result))
     if result.facts:
         _show(_facts(result), soft_wrap=True)
+
+
+def _whole_table(result: Result) -> Any:
+    columns = [column for column in result.columns if column.terminal]
+    table = _grid(columns, [_cells(columns, row) for row in result.overview or result.rows])
+    if result.total is not None:
+        table.add_section()
+        _add(table, _cells(columns, result.total), style="bold")
+    return table
 
 
 def _width() -> int:
@@ -213,8 +225,14 @@ def _grid(
             overflow="fold",
         )
     for cells in rows:
-        table.add_row(*(Text(cell) for cell in cells))
+        _add(table, cells)
     return table
+
+
+def _add(table: Any, cells: list[str], style: str = "") -> None:
+    from rich.text import Text
+
+    table.add_row(*(Text(cell) for cell in cells), style=style)
 
 
 def _facts(result: Result) -> Any:

@@ -13,12 +13,14 @@ class Column:
     """One column of rows, or one fact of a summary: its key in JSON, its heading, and how a person reads its values.
 
     `width` matters only where rows stream, because later values are not known when the first line is drawn.
+    `terminal` is False for a column that a terminal leaves out, because the facts under the table say it.
     """
 
     name: str
     kind: Kind = "text"
     title: str | None = None
     width: int = 9
+    terminal: bool = True
 
     @property
     def heading(self) -> str:
@@ -37,7 +39,9 @@ class Result:
     ok        False is the answer "no": exit code 1. Read after the rows are consumed.
     drawing   what a terminal shows in place of the rows: text, drawn for a width in columns.
     overview  the rows that a terminal shows in place of `rows`, where there are too many to read.
+    total     a last row that a terminal shows under a rule: the sums of a table whose rows add up.
     notes     lines for stderr after the result; where to go next.
+    warnings  lines for stderr that -q does not silence: the answer may be wrong.
     text      a plain text that is the answer where it is not a table (a network's source).
     """
 
@@ -52,5 +56,7 @@ class Result:
     ok: bool = True
     drawing: Callable[[int], str] | None = None
     overview: Sequence[Row] | None = None
+    total: Row | None = None
     notes: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
     text: str | None = None

@@ -1,10 +1,12 @@
 """`flops` from the inside: published training runs, and the walk against torch's own count."""
 
+import json
+
 import pytest
 
 from dlkit.core import costs, hardware
 from dlkit.core.compute import Counting
-from dlkit.core.costs import Amount
+from dlkit.core.costs import Amount, View
 from dlkit.core.errors import DlkitError
 from dlkit.core.hardware import Job
 
@@ -74,11 +76,113 @@ def test_time_cost_and_energy_by_hand():
 
 
 def test_what_is_unknown_is_none():
-    summary = ask("1B", job=Job("h100", mfu=0.4))
+    summary = ask("1B", job=Job("h100"))
     assert [summary[key] for key in ("tokens", "gpu_hours", "days", "cost", "energy_kwh", "co2_kg")] == [None] * 6
     summary = ask("1B", Amount(tokens=10**9), job=Job("tpu-v5e", 4, mfu=0.4))
     assert summary["gpu_hours"] and summary["watts"] is None and summary["energy_kwh"] is None
-    assert ask("1B", Amount(tokens=10**9), job=Job("h100"))["gpu_hours"] is None
+    result = costs.answer(["1B"], Amount(tokens=10**9), EXACT, "dlkit", Job("h100"))
+    assert result.summary["gpu_hours"] is None and "--mfu" in result.notes[0]
+
+
+IDLE = [
+    ("1B", {"mfu": 0.4, "gpu": "h100"}, r"--mfu is of a whole run: give --tokens"),
+    ("1B", {"gpu_hours": 5, "gpu": "h100"}, r"--gpu-hours is of a whole run"),
+    ("1B", {"precision": "bf16"}, r"--precision.*--gpu"),
+    ("1B", {"price": 2.0}, r"--price has no effect.*--tokens"),
+    ("1B", {"gpus": 8, "gpu": "h100"}, r"--gpus has no effect.*--tokens"),
+    ("1B", {"tokens_per_second": 8, "gpus": 8}, r"--tokens-per-second has no effect"),
+    (1, {"gpus": 8, "price": 2.0}, r"--gpus and --price has no effect.*--mfu"),
+    (1, {"gpu": "tpu-v5e", "mfu": 0.4, "carbon": 0.4}, r"--carbon has no effect, no power.*tpu-v5e.*--watts"),
+    (1, {"gpu": "tpu-v5e", "mfu": 0.4, "pue": 1.1}, r"--pue has no effect.*--watts"),
+]
+
+
+@pytest.mark.parametrize(("whole", "job", "words"), IDLE)
+def test_machine_options_without_effect_are_refused(whole, job, words):
+    with pytest.raises(DlkitError, match=words):
+        ask("1B", Amount(tokens=10**9) if whole == 1 else NO_AMOUNT, job=Job(**job))
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    {
+        "7B --epochs 3": "--epochs has no effect without --tokens or --samples",
+        "7B --tokens 1B --approach 2": "--approach has no effect without --budget",
+        "7B --depth 1": "--depth has no effect on a bare number",
+        "--budget 1e24 --context 512 --freeze conv1": "--context and --freeze have no effect with --budget",
+        "--budget 1e24 --epochs 1": "--epochs has no effect with --budget",
+        "gpt2 --convention kaplan --recompute selective": "kaplan counts no attention scores",
+        "resnet50 --recompute selective": "this network has no attention scores",
+        "resnet50 --convention torchvision --recompute full": "counts the forward pass",
+        "bert-base --causal-skip": "no causal attention",
+        "gpt2 --convention palm --depth 1": "has no layers",
+        "7B --tokens 1B --gpu h100 --mfu 0.4 --pue 0.5": "at least 1",
+        "7B --tokens 1B --gpu h100 --mfu 0.4 --pue nan": "--pue",
+    }.items(),
+)
+def test_options_without_effect_are_refused(inside, line, words):
+    ran = inside("flops", *line.split())
+    assert (ran.code, ran.out) == (2, "") and words in ran.err
+
+
+def test_a_utilisation_above_one_is_warned_of(inside):
+    words = ["flops", "7B", "--tokens", "1B", "--gpu", "h100", "--gpus", "8", "--tokens-per-second", "1e9", "-q"]
+    ran = inside(*words)
+    assert (ran.code, ran.out) == (0, "4.2e+19\n") and ran.err.startswith("warning: ")
+    assert "MFU" in ran.err and "above the dense bf16 peak of h100" in ran.err
+
+
+def test_a_pipe_gets_what_a_run_takes(inside):
+    """Each component's share, so that a column adds up to the summary."""
+    line = "flops gpt2 --tokens 1B --gpu h100 --gpus 8 --mfu 0.4 --price 2 --carbon 0.5"
+    summary = json.loads(inside(*line.split(), "--json").out)["summary"]
+    header, *rows = [row.split("\t") for row in inside(*line.split()).out.splitlines()]
+    for key in ("gpu_hours", "days", "cost", "energy_kwh", "co2_kg"):
+        assert sum(float(row[header.index(key)]) for row in rows) == pytest.approx(summary[key])
+
+
+@pytest.mark.parametrize("name", ["resnet50", "gpt2", "swin_t"])
+@pytest.mark.parametrize("depth", [0, 1])
+def test_layers_and_blocks_add_up_to_the_components(name, depth):
+    how = Counting("full")
+    whole, found = (costs.answer([name], NO_AMOUNT, how, "dlkit", NOWHERE, View(d)) for d in (None, depth))
+    assert found.summary == whole.summary and len(found.rows) > len(whole.rows) - 3
+    for key in ("params", "forward_flops", "backward_flops", "recompute_flops", "train_flops"):
+        assert sum(row[key] for row in found.rows) == whole.total[key] == sum(row[key] for row in whole.rows)
+
+
+def evaluated(text):
+    """A formula as this program writes it, as a number: 2·(12 × 4·3²) is 864."""
+    return eval(text.replace("·", "*").replace("×", "*").replace("²", "**2").replace("−", "-"))
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama-3-8b", "mixtral-8x7b", "t5-small", "bert-base", "swin_t", "lenet"])
+@pytest.mark.parametrize("depth", [None, 0])
+def test_explained_formulas_are_right(name, depth):
+    result = costs.answer([name], NO_AMOUNT, EXACT, "dlkit", NOWHERE, View(depth, True))
+    written = 0
+    for row in result.rows:
+        forward, _, rest = row["formula"].partition(" = ")
+        if not rest or "…" in forward:
+            assert row["forward_flops"] == 0 or "…" in forward
+            continue
+        written += 1
+        assert evaluated(forward.removeprefix("forward ")) == row["forward_flops"]
+        assert "backward 2·forward" in rest and str(row["backward_flops"]) in rest
+    assert written >= 1
+
+
+def test_a_bare_number_is_explained():
+    row = costs.answer(["7B"], Amount(tokens=10**9), Counting("full"), "dlkit", NOWHERE, View(None, True)).rows[0]
+    assert row["formula"] == "forward 2·7000000000 + backward 4·7000000000 + recompute 2·7000000000 = 56000000000"
+
+
+@pytest.mark.parametrize("convention", ["kaplan", "palm", "megatron", "chinchilla"])
+def test_conventions_are_explained(convention):
+    rows = costs.answer(["gpt2"], NO_AMOUNT, EXACT, convention, NOWHERE, View(None, True)).rows
+    for row in rows:
+        formula = row["formula"].removeprefix("forward ").partition(";")[0]
+        assert evaluated(formula) == row["forward_flops"]
 
 
 def test_contradictions_are_named():
