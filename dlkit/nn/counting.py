@@ -62,12 +62,20 @@ def _recurrent(x: torch.Tensor, w: torch.Tensor, u: torch.Tensor, *_: Any) -> in
     return prod(x.shape[:-1]) * (w.numel() + u.numel())
 
 
+def _convolution_backward(grad: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, *rest: Any, **__: Any) -> int:
+    """As many for each gradient as on the way forward, groups divided (torch's own formula does not, for weights)."""
+    transposed, wanted = rest[-4], rest[-1]
+    forward = (x.numel() if transposed else grad.numel()) * weight.numel() // weight.shape[0]
+    return forward * (wanted[0] + wanted[1])
+
+
 _OWN: dict[Any, Callable[..., int]] = {
     aten._scaled_dot_product_flash_attention_for_cpu: _attention,
     aten._scaled_dot_product_flash_attention: _attention,
     aten._scaled_dot_product_efficient_attention: _attention,
     aten._scaled_dot_product_cudnn_attention: _attention,
     aten._scaled_dot_product_fused_attention_overrideable: _attention,
+    aten.convolution_backward: _convolution_backward,
     aten.mv: _matrix_vector,
     aten.dot: _matrix_vector,
     aten.vdot: _matrix_vector,

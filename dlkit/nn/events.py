@@ -1,6 +1,6 @@
 """What one forward pass did: a tree of module calls and torch functions, with the aten ops that each ran."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -25,7 +25,7 @@ class Op:
     def __init__(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
         self.name = func._overloadpacket.__name__
         self.macs = counting.macs(func, args, kwargs, out)
-        self.moves = func.is_view or func._overloadpacket in _COPIES  # no arithmetic
+        self.moves = moves(func)
         self.result = first_tensor(out)
         self.output = () if self.result is None else tuple(self.result.shape)
         self.storages = {storage(t) for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)}
@@ -63,16 +63,27 @@ class Recorder(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         args, kwargs = on_one_device(args, kwargs or {})
-        if not _known(func):
-            with self:
-                parts = func.decompose(*args, **kwargs)
-            if parts is not NotImplemented:
-                return parts
+        parts = decomposed(self, func, args, kwargs)
+        if parts is not NotImplemented:
+            return parts
         out = perform(func, args, kwargs)
         self.tracker.after(func, args, kwargs, out)
         self.kept.append((args, kwargs, out))
         self.stack[-1].items.append(Op(func, args, kwargs, out))
         return out
+
+
+def moves(func: Any) -> bool:
+    """Whether an op only moves or copies: no arithmetic."""
+    return func.is_view or func._overloadpacket in _COPIES
+
+
+def decomposed(mode: TorchDispatchMode, func: Any, args: Any, kwargs: Any) -> Any:
+    """The result of an op that is made of others, run under `mode`; NotImplemented where it is to be run as it is."""
+    if _known(func):
+        return NotImplemented
+    with mode:
+        return func.decompose(*args, **kwargs)
 
 
 def _known(func: Any) -> bool:
@@ -144,3 +155,38 @@ def _hooks(name: str, module: nn.Module, stack: list[Call]) -> list[Any]:
         stack[-1].items.append(call)
 
     return [module.register_forward_pre_hook(enter, prepend=True), module.register_forward_hook(leave)]
+
+
+@contextmanager
+def located(
+    model: nn.Module,
+    entered: Callable[[str, Any], None] | None = None,
+    left: Callable[[str, Any], None] | None = None,
+) -> Iterator[list[str]]:
+    """The paths of the modules that are running, the innermost last, while the block runs; "" is `model`.
+
+    `entered` is called with the path of the module around and what is handed in, `left` with the module's own path
+    and what it returns.
+    """
+    stack = [""]
+
+    def enter(path: str, args: Any, kwargs: Any) -> None:
+        if entered:
+            entered(stack[-1], (args, kwargs))
+        stack.append(path)
+
+    def leave(path: str, out: Any) -> None:
+        stack.pop()
+        if left:
+            left(path, out)
+
+    with ExitStack() as handles:
+        for path, module in model.named_modules():
+            if module is not model:
+                before = module.register_forward_pre_hook(
+                    lambda _, args, kwargs, path=path: enter(path, args, kwargs), prepend=True, with_kwargs=True
+                )
+                after = module.register_forward_hook(lambda _, __, out, path=path: leave(path, out))
+                handles.callback(before.remove)
+                handles.callback(after.remove)
+        yield stack

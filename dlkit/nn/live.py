@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -21,16 +21,17 @@ from dlkit.core.blocks import LONG
 from dlkit.core.errors import DlkitError, ExitCode, nearest
 from dlkit.core.graph import SOURCE, Graph, Node
 from dlkit.core.io import missing
-from dlkit.core.layers import show
+from dlkit.core.layers import Shape, show
 from dlkit.core.network import MODULE
 from dlkit.core.result import Column, Result
 from dlkit.core.shapes import COLUMNS, FACTS, block_row, row, sizes
 from dlkit.nn.trace import Traced, trace
 
+T = TypeVar("T")
 _OURS = str(Path(__file__).resolve().parent.parent)
 _EXAMPLE = "for example: dlkit convshape 3x224x224 net.py:Net:width=64,depth=3"
 
-_RAN = "torch was loaded and the module's own code was run, on the meta device"
+RAN = "torch was loaded and the module's own code was run, on the meta device"
 
 
 def table(words: list[str], dtype: str | None = None, depth: int | None = None) -> Result:
@@ -41,7 +42,7 @@ def table(words: list[str], dtype: str | None = None, depth: int | None = None) 
 def field(words: list[str], at: str | None, pixel: str | None, want: str | None) -> Result:
     """rf's answer for SHAPE MODULE."""
     found = receptive.answer_for(walked(_traced(words)), at, pixel, want)
-    found.notes.append(_RAN)
+    found.notes.append(RAN)
     return found
 
 
@@ -54,12 +55,17 @@ def walked(traced: Traced) -> receptive.Walk:
 
 
 def _traced(words: list[str], dtype: str | None = None) -> Traced:
+    return run(words, dtype, trace)
+
+
+def run(words: list[str], dtype: str | None, what: Callable[[nn.Module, Shape, torch.dtype | None], T]) -> T:
+    """`what` of the module in SHAPE MODULE, its input's shape and type; what its code raises becomes one line."""
     if len(words) != 2:
         raise DlkitError("a module of your own needs the input shape before it and nothing after it", _EXAMPLE)
     shape = spec.parse_shape(words[0])
     module = load(words[1])
     with _users_code(f"{words[1]} cannot take {show(shape)}", ExitCode.BAD_DATA):
-        return trace(module, shape, getattr(torch, dtype) if dtype else None)
+        return what(module, shape, getattr(torch, dtype) if dtype else None)
 
 
 def result(traced: Traced, depth: int | None = None) -> Result:
@@ -80,7 +86,7 @@ def result(traced: Traced, depth: int | None = None) -> Result:
         "activation_bytes": traced.activation_bytes,
     }
     counted = ", ".join(f"{name} {times}" for name, times in traced.uncounted.items())
-    notes = [_RAN]
+    notes = [RAN]
     if counted:
         notes.append(f"no MACs are counted for: {counted}")
     if reason := next((step.undefined for step in traced.steps if step.field is None and step.undefined), ""):

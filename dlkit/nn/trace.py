@@ -23,7 +23,7 @@ from dlkit.nn.events import Call, Op, first_tensor, recording
 from dlkit.nn.memory import saved_bytes
 from dlkit.nn.reach import Tracker, storage
 
-_BATCHES = 2, 3
+BATCHES = 2, 3
 
 
 class Traced(NamedTuple):
@@ -91,9 +91,9 @@ def trace(module: nn.Module, input_shape: Shape, dtype: torch.dtype | None = Non
     `module` is moved to the meta device. dtype: the input's; unless given, that of the parameters, or int64 where the
     first layer is an embedding. What the module's own code raises passes through. Shared parameters count once.
     """
-    module = _on_meta(module).eval()
+    module = on_meta(module).eval()
     dtype = dtype or input_dtype(module)
-    two, three = (_sample(batch, input_shape, dtype) for batch in _BATCHES)
+    two, three = (sample(batch, input_shape, dtype) for batch in BATCHES)
     run = _run(module, two, FIRST)
     if run.tracker.crossed:
         run = _run(module, two, LAST)
@@ -106,14 +106,14 @@ def trace(module: nn.Module, input_shape: Shape, dtype: torch.dtype | None = Non
     params = sum(p.numel() for p in module.parameters())
     if params > used:
         steps.append(_unused(params - used))
-    kept = saved_bytes(module, [_sample(batch, input_shape, dtype) for batch in _BATCHES])
+    kept = saved_bytes(module, [sample(batch, input_shape, dtype) for batch in BATCHES])
     macs = sum(step.macs for step in steps)
     kinds = {name: type(inner).__name__ for name, inner in module.named_modules()}
     extent = tracker.extent or input_shape
     return Traced(input_shape, one_sample(output, larger), steps, params, macs, kept, uncounted, kinds, extent)
 
 
-def _on_meta(module: nn.Module) -> nn.Module:
+def on_meta(module: nn.Module) -> nn.Module:
     """`module` on the meta device, its shared parameters still shared: `to` alone makes two of them."""
     names: dict[int, list[str]] = {}
     for name, parameter in module.named_parameters(remove_duplicate=False):
@@ -135,7 +135,7 @@ def input_dtype(module: nn.Module) -> torch.dtype:
     return kinds[0] if kinds else torch.float32
 
 
-def _sample(batch: int, shape: Shape, dtype: torch.dtype) -> torch.Tensor:
+def sample(batch: int, shape: Shape, dtype: torch.dtype) -> torch.Tensor:
     return torch.empty((batch, *shape), dtype=dtype, device="meta")
 
 
@@ -189,11 +189,11 @@ def _run(module: nn.Module, sample: torch.Tensor, layout: str) -> _Run:
     if root.result is None:
         raise DlkitError("the module's forward returns no tensor", code=ExitCode.BAD_DATA)
     rows = list(_Rows(module, tracker, root.result).of(root))
-    uncounted = Counter(_plain(op.name) for op in root.ops() if op.macs is None and not op.moves and op.storages)
+    uncounted = Counter(plain(op.name) for op in root.ops() if op.macs is None and not op.moves and op.storages)
     return _Run(rows, tuple(root.result.shape), dict(uncounted.most_common()), tracker)
 
 
-def _plain(name: str) -> str:
+def plain(name: str) -> str:
     """aten's name for an op without what only tells its variants apart: _native_batch_norm_legit is batch_norm."""
     return re.sub(r"^native_|_legit(_no_training)?$|_with_indices$", "", name.strip("_"))
 
