@@ -215,6 +215,10 @@ Quantize = Annotated[
 Inference = Annotated[
     bool, _option("--inference", panel=_SAVE, help="Weights, KV cache of the whole context, live tensors; no training.")
 ]
+FreezeModule = Annotated[
+    list[str] | None,
+    _option("--freeze", panel=_SAVE, metavar="NAME", help="A child or a parameter of a module that is not trained."),
+]
 WorldSize = Annotated[
     int, _option("--gpus", panel=_PARALLEL, min=1, help="All of them; data parallel what tp·pp leave.")
 ]

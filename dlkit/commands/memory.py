@@ -15,11 +15,16 @@ communication buffers, fragmentation, the loss. GiB is 2^30 bytes, GB 10^9; -q p
 bytes. Next: dlkit flops says how long training takes.
 """
 
+import typer
+
 from dlkit.commands import _cost as opt
+from dlkit.commands._module import Dtype
+from dlkit.core.network import is_module
 from dlkit.core.result import Result
 
 
 def command(
+    context_: typer.Context,
     model: opt.Model = None,
     batch: opt.Batch = 1,
     context: opt.Context = None,
@@ -32,6 +37,9 @@ def command(
     lora: opt.LoraOption = None,
     quantize: opt.Quantize = None,
     inference: opt.Inference = False,
+    freeze: opt.FreezeModule = None,
+    dtype: Dtype = None,
+    explain: opt.Explain = False,
     gpus: opt.WorldSize = 1,
     zero: opt.Zero = 0,
     tp: opt.Tensor = 1,
@@ -41,23 +49,18 @@ def command(
     reserve: opt.Reserve = 0.1,
 ) -> Result:
     from dlkit.core import memory
+    from dlkit.core.effect import refuse
     from dlkit.core.footprint import Plan
 
+    words, said, room = model or [], opt.said(context_), memory.Room(fit, reserve)
     plan = Plan(
-        precision,
-        optimizer,
-        bytes_per_param,
-        batch,
-        checkpoint,
-        attention,
-        zero,
-        gpus,
-        tp,
-        sp,
-        pp,
-        accumulate,
+        *(precision, optimizer, bytes_per_param, batch, checkpoint, attention, zero, gpus, tp, sp, pp, accumulate),
         lora,  # type: ignore[arg-type]  # the option's parser makes it a Lora
-        quantize,
-        inference,
+        *(quantize, inference),
     )
-    return memory.answer(model or [], plan, context, memory.Room(fit, reserve))
+    if any(map(is_module, words)):
+        from dlkit.nn import live_memory
+
+        return live_memory.answer(words, dtype, freeze or [], plan, room, said, explain)
+    refuse(said, ["--freeze", "--dtype"], "on what is no module of your own, FILE.py:CLASS")
+    return memory.answer(words, plan, context, room, said, explain)

@@ -6,6 +6,7 @@ from typing import NamedTuple
 from dlkit.core import network, units
 from dlkit.core.errors import DlkitError
 from dlkit.core.graph import Graph, Step, walk
+from dlkit.core.matrices import Matrix
 from dlkit.core.sequence import Embed
 
 
@@ -14,6 +15,22 @@ class Walked(NamedTuple):
 
     graph: Graph
     steps: list[Step]
+    positions: int | None
+
+
+class Measured(NamedTuple):
+    """A user's module as torch saw it, in the precision at hand; parameters of matrices by their shapes.
+
+    `buffers` are bytes; `each` the bytes of activations that one sample keeps, `fixed` those of a batch of any size,
+    None where the module cannot run in training mode.
+    """
+
+    params: int
+    trained: int
+    matrices: list[tuple[str, Matrix]]  # those that are trained, with the op of their layer
+    buffers: int
+    each: int | None
+    fixed: int | None
     positions: int | None
 
 

@@ -2,11 +2,11 @@
 
 A tensor that two layers save counts once. Inside attention and feed-forward layers the counts are Korthikanti et al.
 2022 (arXiv 2205.05198): with dropout and attention written out, a GPT layer keeps sbh(34 + 5as/h) bytes at 16 bits.
-Masks of dropout are one byte an element, indices of max pooling eight, statistics of norms four; those of batch norm,
-eight bytes a channel whatever the batch, are left out. Norms are counted as fused kernels, which keep their input.
+Masks of dropout are one byte an element, indices of max pooling eight, statistics of norms four; batch norm keeps
+eight bytes a channel, whatever the batch. Norms are counted as fused kernels, which keep their input.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from math import prod
 from typing import NamedTuple
 
@@ -39,6 +39,7 @@ class Kept(NamedTuple):
     """What one layer keeps of one sample besides its graph's tensors: elements, and bytes of masks and the like.
 
     `inner` and `scores` are split by tensor parallelism; `scores` are what selective recomputation drops.
+    `batch_bytes` are kept once for a batch of any size.
     """
 
     inner: int = 0
@@ -46,34 +47,41 @@ class Kept(NamedTuple):
     scores: int = 0
     score_bytes: int = 0
     stream_bytes: int = 0
+    batch_bytes: int = 0
 
 
 class Activations(NamedTuple):
-    """A network's kept activations: `stream` holds, for each step, the elements of its output where that is kept.
+    """A network's kept activations. Tensor 0 is the input, tensor i + 1 the output of step i.
 
-    The first entry is the input's. `unknown` are layers whose activations only their library knows.
+    `sizes`: elements of each tensor; `reads`: the tensors that each step keeps; `kept`: what it keeps besides.
+    `unknown` are layers whose activations only their library knows.
     """
 
-    stream: list[int]
+    sizes: list[int]
+    roots: list[int]
+    reads: list[set[int]]
     kept: list[Kept]
     unknown: list[str]
 
+    def stream(self, start: int = 0, end: int | None = None, without: Collection[int] = ()) -> int:
+        """Elements of the tensors that the steps [start, end) keep, each once, but for those in `without`."""
+        wanted: set[int] = set().union(*self.reads[start:end])
+        return sum(self.sizes[tensor] for tensor in wanted if tensor not in without)
 
-def activations(steps: Sequence[Step], flash: bool) -> Activations:
-    """What training keeps of one sample. `flash`: attention that does not store its scores."""
+
+def activations(steps: Sequence[Step], flash: bool, tensor: int = 1) -> Activations:
+    """What training keeps of one sample, all tensor-parallel ranks together. `flash`: no scores are stored."""
     roots, learns = _roots(steps), learning(steps)
-    wanted: set[int] = set()
+    reads: list[set[int]] = []
     for i, step in enumerate(steps):
-        if not learns[i + 1]:  # no gradient goes back to here
-            continue
-        wanted |= {roots[source + 1] for source in _saved_inputs(step)}
+        wanted = {roots[source + 1] for source in _saved_inputs(step)}
         if isinstance(step.layer, _OUTPUT):
             wanted.add(roots[i + 1])
+        reads.append(wanted if learns[i + 1] else set())  # no gradient goes back to here
     sizes = [prod(steps[0].inputs[0]) if steps else 0, *(step.activations for step in steps)]
-    stream = [size if i in wanted else 0 for i, size in enumerate(sizes)]
     unknown = [step.name for step in steps if not _known(step.layer)]
-    kept = [_kept(step, flash) if learns[i + 1] else Kept() for i, step in enumerate(steps)]
-    return Activations(stream, kept, unknown)
+    kept = [_kept(step, flash, tensor) if learns[i + 1] else Kept() for i, step in enumerate(steps)]
+    return Activations(sizes, roots, reads, kept, unknown)
 
 
 def _roots(steps: Sequence[Step]) -> list[int]:
@@ -96,10 +104,10 @@ def _known(layer: Layer) -> bool:
     return isinstance(layer, (*_VIEWS, *_OUTPUT, *_INPUT, *_NOTHING, layers.Mul, layers.AdaptivePool, sequence.Embed))
 
 
-def _kept(step: Step, flash: bool) -> Kept:
+def _kept(step: Step, flash: bool, tensor: int) -> Kept:
     layer, x = step.layer, step.inputs[0]
     if isinstance(layer, sequence.Attention):
-        return _attention(layer, x, flash)
+        return _attention(layer, x, flash, tensor)
     if isinstance(layer, sequence.Mlp):
         return Kept(prod(x[:-1]) * layer.hidden * (1 if layer.act == "relu" else 2))
     if isinstance(layer, sequence.GatedMlp):
@@ -110,6 +118,8 @@ def _kept(step: Step, flash: bool) -> Kept:
         return Kept(routed * (3 * x[-1] + hidden + 2), 24 * routed)
     if isinstance(layer, Columns):
         return Kept(layer.kept(x))
+    if isinstance(layer, layers.BatchNorm):
+        return Kept(batch_bytes=8 * x[0])
     return Kept(stream_bytes=_small(step))
 
 
@@ -131,17 +141,23 @@ def _small(step: Step) -> int:
     return 8 * prod(x) if isinstance(layer, sequence.Embed) else 0
 
 
-def _attention(layer: sequence.Attention, x: Shape, flash: bool) -> Kept:
+def _attention(layer: sequence.Attention, x: Shape, flash: bool, tensor: int) -> Kept:
     """Queries, keys, values and the output projection's input; scores, or the flash kernel's one sum a row."""
     query, keys = layer.widths(x)
     memory = layer.memory if isinstance(layer, sequence.CrossAttention) else x[0]
     rows = layer.heads * layer.shape(x)[0]
+    keys *= key_copies(layer, tensor)
     inner = 2 * layer.shape(x)[0] * query + 2 * memory * (keys if flash else query)  # written out, keys are repeated
     if flash:
         return Kept(inner, 4 * rows)
     weights = rows * layer.keys(x)
     dropped = layer.dropout > 0
     return Kept(inner, 0, weights * (1 + dropped), weights * dropped)
+
+
+def key_copies(layer: sequence.Attention, tensor: int) -> int:
+    """On how many tensor-parallel ranks each key and value head lies: on several, where there are fewer heads."""
+    return max(1, tensor // (layer.kv_heads or layer.heads))
 
 
 # Checkpointing --------------------------------------------------------------------------------------
