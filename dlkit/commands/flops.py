@@ -5,15 +5,19 @@ Examples:
   dlkit flops llama-2-7b --tokens 2T
   dlkit flops gpt2 --context 512 --convention palm
   dlkit flops resnet50 --samples 1.28M --epochs 90
+  dlkit flops resnet50 --depth 1
   dlkit flops 70B --tokens 1.4T --gpu h100 --gpus 1024 --mfu 0.4 --price 2.5
   dlkit flops --budget 1e24
   dlkit flops 405B --tokens 15.6T --gpu h100 --gpu-hours 30.84M --json | jq .summary.mfu
+  dlkit flops 3x224x224 net.py:Net --freeze encoder
 
 A FLOP is one addition or multiplication: a multiply-accumulate counts 2. Counted are
 matrix products and convolutions; not softmax, norms, activations, look-ups, optimiser.
 6·N·D leaves attention scores out; a network's are counted in full, masked ones too. No
 --tokens or --samples: the counts are of one token or sample, and -q prints the forward
-pass. Peaks are dense. Next: dlkit memory says whether it fits.
+pass. In a pipe a run's hours, cost and energy are columns, by each row's share of the
+FLOPs. Peaks are dense. FILE.py:CLASS is a module of your own: it is imported, which runs
+its code, and run forward and backward on torch's meta device. Next: dlkit memory.
 """
 
 import typer

@@ -3,16 +3,20 @@
 Examples:
   dlkit memory 7.5B --gpus 64 --zero 3
   dlkit memory llama-2-7b --context 2048 --checkpoint full --gpus 8 --zero 2
+  dlkit memory llama-3-70b --context 8192 --tp 8 --pp 4 --gpus 64 --zero 1 --accumulate 16
   dlkit memory llama-2-7b --lora r=8,targets=q,v --quantize nf4-double
   dlkit memory llama-2-70b --inference --quantize int8 --batch 8
   dlkit memory resnet50 --batch 256 --precision fp32
   dlkit memory gpt2 --fit h100
+  dlkit memory 3x224x224 net.py:Net --batch 32
 
 Mixed precision with Adam is 16 bytes a parameter as ZeRO counts (2 + 2 + 12), 18 as
 Megatron does (fp32 gradients). Activations are what autograd keeps of the micro-batch
-(with --lora: of full training, an upper bound). Not counted: CUDA context, workspaces,
-communication buffers, fragmentation, the loss. GiB is 2^30 bytes, GB 10^9; -q prints
-bytes. Next: dlkit flops says how long training takes.
+(with --lora: of full training, an upper bound). The answer is the pipeline stage that
+holds the most. Not counted: CUDA context, workspaces, communication buffers, the loss,
+fragmentation. GiB is 2^30 bytes, GB 10^9; -q prints bytes, with --fit the micro-batch.
+FILE.py:CLASS is a module of your own: it is imported, which runs its code, and run on
+torch's meta device. Next: dlkit flops says how long training takes.
 """
 
 import typer

@@ -175,6 +175,7 @@ def _columns(counted: Counted, summary: dict[str, Any]) -> list[Column]:
 
 def _agree(given: int | Walked, how: Counting, convention: str, view: View, said: Container[str]) -> None:
     """Refuse what this model, or this way of counting, leaves without effect."""
+    refuse(said, ["--dtype"], "on what is no module of your own, FILE.py:CLASS")
     if isinstance(given, int):
         refuse(said, ["--depth"], "on a bare number of parameters, which has no layers")
         return

@@ -1,10 +1,13 @@
 """`memory` of a module of the user's own: its parameters, and the activations that autograd keeps of it on meta."""
 
 from collections.abc import Container, Sequence
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.functional import scaled_dot_product_attention
+from torch.overrides import TorchFunctionMode
 
 from dlkit.core import memory
 from dlkit.core.effect import refuse
@@ -45,6 +48,34 @@ def answer(
     return found
 
 
+class Flash(TorchFunctionMode):
+    """Attention as a fused kernel, which meta tensors would not get: queries, keys, values, output, one sum a row."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is not scaled_dot_product_attention:
+            return func(*args, **(kwargs or {}))
+        return _fused(*args, **(kwargs or {}))
+
+
+def _fused(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attn_mask: torch.Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> torch.Tensor:
+    """scaled_dot_product_attention by the fused kernel; where it does not apply, as torch does it."""
+    kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    if query.dim() != 4 or query.shape[-1] != value.shape[-1] or not query.requires_grad:
+        return scaled_dot_product_attention(
+            query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
+        )
+    return kernel(query, key, value, dropout_p, is_causal, attn_mask=attn_mask, scale=scale)[0]
+
+
 def _measured(
     module: nn.Module, shape: Shape, dtype: torch.dtype | None, freeze: Sequence[str], plan: Plan
 ) -> Measured:
@@ -55,8 +86,7 @@ def _measured(
     buffers = sum(buffer.numel() * buffer.element_size() for buffer in module.buffers())
     module = module.to(_TYPES[plan.precision])
     x = _TYPES[plan.precision] if whole.is_floating_point else whole
-    kernels = [SDPBackend.MATH] if plan.attention == "plain" else [*SDPBackend.__members__.values()][1:]
-    with sdpa_kernel(kernels):
+    with Flash() if plan.attention == "flash" else sdpa_kernel(SDPBackend.MATH):
         kept = saved(module, [sample(batch, shape, x) for batch in BATCHES])
     trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
     return Measured(
