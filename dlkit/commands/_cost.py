@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import typer
 
-from dlkit.commands._options import not_negative, positive
+from dlkit.commands._numbers import not_negative, positive
 from dlkit.core import units
 
 T = TypeVar("T")

@@ -1,12 +1,15 @@
 """Options that several commands share, declared once."""
 
 import inspect
-import math
 from collections.abc import Callable, Iterable
 from typing import Annotated, Any, Literal
 
 import typer
 
+from dlkit.commands._numbers import below_one as below_one
+from dlkit.commands._numbers import not_negative as not_negative
+from dlkit.commands._numbers import positive as positive
+from dlkit.commands._numbers import share as share
 from dlkit.core import complete
 from dlkit.core.job import JobOptions
 from dlkit.core.reading import ROLES, Reading
@@ -14,40 +17,6 @@ from dlkit.core.result import Result
 from dlkit.core.splitting import Splitting
 
 _DATA, _SPLIT, _TRAINING, _MACHINE = "Reading the data", "Split", "Training", "Machine"
-
-
-def _number(text: str, low: float, closed: bool) -> float:
-    """A finite number of at least (or above) `low`; the message says the range and what was given."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value) or value < low or (value == low and not closed):
-        bound = "at least" if closed else "above"
-        raise typer.BadParameter(f"must be a finite number {bound} {low:g}. Got {text!r} instead.")
-    return value
-
-
-def positive(text: str) -> float:
-    return _number(text, 0, closed=False)
-
-
-def not_negative(text: str) -> float:
-    return _number(text, 0, closed=True)
-
-
-def share(text: str) -> float:
-    value = _number(text, 0, closed=False)
-    if value >= 1:
-        raise typer.BadParameter(f"must be a share between 0 and 1, such as 0.2. Got {text!r} instead.")
-    return value
-
-
-def below_one(text: str) -> float:
-    value = _number(text, 0, closed=True)
-    if value >= 1:
-        raise typer.BadParameter(f"must be at least 0 and below 1, such as 0.9. Got {text!r} instead.")
-    return value
 
 
 Data = Annotated[

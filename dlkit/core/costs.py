@@ -3,7 +3,7 @@
 from collections.abc import Container, Iterable, Sequence
 from typing import Any, NamedTuple
 
-from dlkit.core import compute, model, optimal
+from dlkit.core import compute, model
 from dlkit.core.compute import Count, Counting, Part
 from dlkit.core.effect import refuse
 from dlkit.core.errors import DlkitError
@@ -335,6 +335,8 @@ def _amount(count: Count, amount: Amount, params: int) -> tuple[int | None, int 
             "give --samples (and --epochs): dlkit flops resnet50 --samples 1.28M --epochs 90",
         )
     if isinstance(amount.tokens, str):
+        from dlkit.core import optimal
+
         return optimal.for_params(params, amount.approach).tokens * amount.epochs, None
     return amount.tokens * amount.epochs, None
 
@@ -364,6 +366,8 @@ _OF_A_MODEL = (
 def sizes(budget: str, approach: str, job: Job, said: Container[str] = _NOTHING) -> Result:
     """The compute-optimal parameters and tokens of a budget, by each approach; `approach` is the summary's."""
     refuse(said, _OF_A_MODEL, "with --budget, which asks for the best model")
+    from dlkit.core import optimal
+
     flops = job.budget(budget)
     found = optimal.for_budget(flops)
     chosen = next(size for size in found if size.law.name == approach)

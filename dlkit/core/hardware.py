@@ -86,7 +86,6 @@ _ROWS: tuple[tuple[str, str, dict[str, float], int, int | None, str], ...] = (
     ("trainium2", "Trainium2", _peaks(667, **_TRAINIUM[1]), 96, None, "AWS Neuron documentation"),
     ("gaudi2", "Gaudi 2 96GB", {"bf16": 432, "fp8": 865}, 96, 600, "Intel Gaudi 2 white paper"),
 )
-_ACCELERATORS = tuple(Accelerator(*row) for row in _ROWS)
 _ALIASES = {
     "a100-80": "a100",
     "a100-80gb": "a100",
@@ -109,16 +108,16 @@ _ALIASES = {
 
 def names() -> list[str]:
     """The accelerators in the table."""
-    return [device.name for device in _ACCELERATORS]
+    return [row[0] for row in _ROWS]
 
 
 def accelerator(name: str) -> Accelerator:
     """The accelerator called `name`; DlkitError names the nearest where there is none."""
     plain = name.lower().replace("_", "-").replace(" ", "-")
     plain = _ALIASES.get(plain, plain)
-    for device in _ACCELERATORS:
-        if device.name == plain:
-            return device
+    for row in _ROWS:
+        if row[0] == plain:
+            return Accelerator(*row)
     raise DlkitError(f"unknown accelerator {name!r}: {nearest(plain, names())}", f"known: {_listed()}")
 
 

@@ -29,6 +29,7 @@ RUNS = {
 }
 
 
+@pytest.mark.published
 @pytest.mark.parametrize("run", RUNS)
 def test_published_runs(run):
     params, tokens, flops, tolerance = RUNS[run]
@@ -50,12 +51,14 @@ def test_counts_are_exact_integers_up_to_1e30():
     assert isinstance(summary["train_flops"], int)
 
 
+@pytest.mark.published
 def test_llama_3_in_h100_hours():
     """30.84M H100-hours for 405B × 15.6T: an MFU of 34.5 %."""
     summary = ask("405B", Amount(tokens=156 * 10**11), job=Job("h100", gpu_hours=30_840_000))
     assert summary["mfu"] == pytest.approx(0.345, abs=0.0005)
 
 
+@pytest.mark.published
 def test_gpt3_on_a100_takes_34_days():
     """Narayanan et al. 2021: 1,024 A100 at 140 TFLOP/s each, recomputation counted."""
     job = Job("a100", 1024, hfu=140 / 312)
@@ -218,6 +221,7 @@ def test_convolutional_nets_have_no_six_n_d():  # N-S022
     assert summary["train_flops"] == image["train_flops"] * 115_200_000
 
 
+@pytest.mark.published
 def test_dense_peaks():
     """FLOP/s without sparsity, as datasheets have them."""
     published = {"h100": 989, "h100-pcie": 756, "a100": 312, "h200": 989, "tpu-v4": 275, "mi250x": 383, "l40s": 362}
@@ -256,6 +260,7 @@ PALM = (
 )
 
 
+@pytest.mark.published
 def test_palm():
     """Chowdhery et al. 2022: 2.56e24 FLOPs for 780B tokens; 238.3k tokens/s on 6,144 TPU v4 is an MFU of 46.2 %."""
     job = Job("tpu-v4", 6144, tokens_per_second=238_300)
@@ -267,6 +272,7 @@ def test_palm():
     assert exact == pytest.approx(summary["train_flops"], rel=1e-3)
 
 
+@pytest.mark.published
 @pytest.mark.parametrize(
     ("name", "flops"), {"gpt3-125m": 2.25e20, "gpt3-1.3b": 2.38e21, "gpt3-13b": 2.31e22, "gpt3-175b": 3.14e23}.items()
 )
@@ -275,6 +281,7 @@ def test_gpt3_by_name(name, flops):  # N-S022: table D.1 counts 6·N·D, over_6n
     assert summary["train_flops"] / summary["over_6nd"] == pytest.approx(flops, rel=0.005)
 
 
+@pytest.mark.published
 def test_six_n_d_is_12_6_percent_low_for_gpt2():  # N-S022
     assert 1 - 1 / ask("gpt2")["over_6nd"] == pytest.approx(0.126, abs=0.0005)
 
@@ -290,6 +297,7 @@ TABLE_A4 = {
 }
 
 
+@pytest.mark.published
 @pytest.mark.parametrize("name", TABLE_A4)
 def test_chinchilla_counts(name):
     """The printed ratios leave out the two products with the 32,000 words, look-up and head."""
@@ -299,6 +307,7 @@ def test_chinchilla_counts(name):
     assert (flops - 2 * 6 * 2048 * 32000 * width) / (6 * params * 2048) == pytest.approx(ratio, abs=0.012)
 
 
+@pytest.mark.published
 def test_megatron_equation_3():
     """Narayanan et al. 2021: 96·B·s·l·h²·(1 + s/6h + V/16lh) with everything recomputed."""
     summary = ask("gpt3-175b", how=Counting("full"), convention="megatron")
@@ -346,6 +355,7 @@ EXACT_PARAMS = {
 }
 
 
+@pytest.mark.published
 @pytest.mark.parametrize("name", EXACT_PARAMS)
 def test_published_parameters(name):
     assert ask(name)["params"] == EXACT_PARAMS[name]
@@ -373,6 +383,7 @@ def test_conventions_refuse_what_they_do_not_know():
         ask("resnet50", how=Counting(freeze=("convv",)))
 
 
+@pytest.mark.published
 def test_torchvision_prints_macs():
     assert ask("resnet50", convention="torchvision")["forward_flops"] == pytest.approx(4.089e9, rel=2e-4)
     assert ask("vgg16", convention="torchvision")["train_flops"] is None

@@ -29,12 +29,14 @@ def component(name, words, context=None, **settings):
 # Model states ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.published
 @pytest.mark.parametrize(("stage", "gigabytes"), list(enumerate((120, 31.4, 16.6, 1.9))))
 def test_zero(stage, gigabytes):  # N-S163
     """Rajbhandari et al. 2020, figure 1: 7.5B parameters on 64 GPUs, in GB of 10⁹."""
     assert total("7.5B", gpus=64, zero=stage) / 1e9 == pytest.approx(gigabytes, abs=0.05)
 
 
+@pytest.mark.published
 def test_sixteen_bytes_a_parameter():  # N-S030 N-S031
     assert total("1B") == 16 * 10**9
     assert total("1B", precision="fp32") == 16 * 10**9
@@ -43,6 +45,7 @@ def test_sixteen_bytes_a_parameter():  # N-S030 N-S031
     assert named == {"weights": 2, "gradients": 2, "optimiser states": 8, "fp32 master weights": 4}
 
 
+@pytest.mark.published
 @pytest.mark.parametrize("ranks", [1, 2, 8, 64])
 def test_megatron_counts_18_or_6_plus_12_over_dp(ranks):
     assert total("64B", convention="megatron") == 18 * 64 * 10**9
@@ -100,6 +103,7 @@ def layer_bytes(t=1, **settings):
     return many - few - (norms // t if settings.get("sequence_parallel") else norms)
 
 
+@pytest.mark.published
 @pytest.mark.parametrize("t", [1, 2, 8])
 def test_activations_of_a_layer(t):
     """Korthikanti et al. 2022, table 2: sbh(10 + 24/t + 5as/ht); with sequence parallelism sbh/t·(34 + 5as/h)."""
@@ -110,6 +114,7 @@ def test_activations_of_a_layer(t):
     assert layer_bytes(t, sequence_parallel=True, checkpoint="selective") == 34 * s * h // t
 
 
+@pytest.mark.published
 def test_gpt3_175b_at_tensor_parallel_8():
     """552 MiB a layer, 312 MiB with selective recomputation."""
     assert layer_bytes(8) == 552 << 20
@@ -206,6 +211,7 @@ def test_unknown_is_none():
 # Inference ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.published
 def test_kv_cache_of_llama_2_70b():
     """80 layers, 8 key heads of 128: 1.25 GiB at 4,096 tokens in 16 bits."""
     assert component("KV cache", "llama-2-70b", context=4096, inference=True) == 5 * GIB // 4
@@ -229,12 +235,14 @@ def test_inference_weights():
 # LoRA and QLoRA -------------------------------------------------------------------------------------
 
 
+@pytest.mark.published
 @pytest.mark.parametrize(("rank", "params"), [(1, 4_718_592), (4, 18_874_368)])
 def test_lora_on_gpt3(rank, params):  # N-S164
     """Hu et al. 2021: adapters on the queries and values of GPT-3."""
     assert adapter_params(model.read(["gpt3-175b"], None, "memory").steps, Lora(rank, ("q", "v"))) == params
 
 
+@pytest.mark.published
 def test_qlora_bits():  # N-S165 N-S166
     """Dettmers et al. 2023: 4.5 bits a parameter, 4.127 with double quantisation."""
     assert component("weights", "1B", inference=True, quantize="nf4") * 8 / 1e9 == 4.5

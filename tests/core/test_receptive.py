@@ -16,6 +16,7 @@ def row(text, layer):
     return next(row for row in answer(text.split(), at=layer).rows if row["layer"] == layer)
 
 
+@pytest.mark.published
 @pytest.mark.parametrize(  # N-S019
     ("name", "size"),
     [("alexnet", "195"), ("vgg16", "212"), ("resnet50", "427"), ("resnet50_v1", "483"), ("patchgan", "70")],

@@ -78,16 +78,19 @@ def test_every_name_is_checked():
     assert {*PARAMETERS, *MILLIONS, *VISION} == set(NETS)
 
 
+@pytest.mark.published
 @pytest.mark.parametrize("name", PARAMETERS)
 def test_published_parameters(name):
     assert whole(name).params == PARAMETERS[name]
 
 
+@pytest.mark.published
 @pytest.mark.parametrize("name", MILLIONS)
 def test_published_millions(name):  # table D.1 rounds to three or four digits
     assert whole(name).params / 1e6 == pytest.approx(MILLIONS[name], rel=0.004)
 
 
+@pytest.mark.published
 @pytest.mark.parametrize("name", VISION)
 def test_published_vision_counts(name):
     counted = whole(name)
@@ -95,6 +98,7 @@ def test_published_vision_counts(name):
     assert counted.output == (1000,)
 
 
+@pytest.mark.published
 def test_a_mixture_uses_some_of_its_parameters():
     assert whole("mixtral-8x7b").active_params == 12_879_925_248
     assert whole("llama-2-7b").active_params == PARAMETERS["llama-2-7b"]

@@ -84,6 +84,7 @@ def test_the_residual_mlp_is_gorishniys():
     assert whole("residual_mlp").params == (32 + 1) * d + 3 * block + 2 * d + (d + 1) * 2
 
 
+@pytest.mark.published
 @pytest.mark.parametrize("name", PUBLISHED)  # N-S092 N-S093 N-S095
 def test_published_counts(name):
     params, giga = PUBLISHED[name]
@@ -93,12 +94,14 @@ def test_published_counts(name):
     assert counted.output == ((10,) if name == "lenet" else (1000,))
 
 
+@pytest.mark.published
 @pytest.mark.parametrize("name", FIELDS)
 def test_published_receptive_fields(name):
     for axis in whole(name).field:
         assert (axis.size, axis.stride, axis.padding) == FIELDS[name]
 
 
+@pytest.mark.published
 @pytest.mark.parametrize("name", ROUNDED)
 def test_rounded_counts(name):
     millions, giga = ROUNDED[name]
