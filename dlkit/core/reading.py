@@ -2,7 +2,8 @@
 
 import codecs
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 from dlkit.core.errors import DlkitError, nearest
 
@@ -58,6 +59,11 @@ class Reading:
     def role(self, column: str) -> str | None:
         """What the user says that a column is: one of ROLES, or nothing."""
         return next((option for option in ROLES if column in getattr(self, option)), None)
+
+    def only(self, columns: Sequence[str]) -> "Reading":
+        """The same, said of these columns alone."""
+        kept: dict[str, Any] = {role: [name for name in getattr(self, role) if name in columns] for role in ROLES}
+        return replace(self, target=self.target if self.target in columns else None, **kept)
 
     def check_columns(self, source: str, names: Sequence[str]) -> None:
         """Every column that an option names must be there."""

@@ -36,7 +36,7 @@ def read_npz(source: Source, reading: Reading, labelled: bool) -> Table:
 
     An array that is alone in its file may have any name.
     """
-    members = _Members(source)
+    members = Members(source)
     digest = hashlib.sha256(source.data).hexdigest()
     parts = members.find_parts(labelled)
     xs, ys = zip(*(_checked(source.path, members, *pair) for pair in parts), strict=True)
@@ -48,7 +48,7 @@ def read_npz(source: Source, reading: Reading, labelled: bool) -> Table:
     return table_of(source.path, np.concatenate(xs), np.concatenate(ys), digest, fixed)
 
 
-def _checked(path: str, members: "_Members", x_name: str, y_name: str | None) -> tuple[np.ndarray, np.ndarray | None]:
+def _checked(path: str, members: "Members", x_name: str, y_name: str | None) -> tuple[np.ndarray, np.ndarray | None]:
     x = members.read(x_name)
     if not x.ndim or not len(x):
         raise bad_data(f"{path}: {x_name!r} has no rows")
@@ -89,7 +89,7 @@ def parse_npy(path: str, data: bytes) -> np.ndarray:
     return array.reshape(shape, order="F" if fortran else "C")
 
 
-class _Members:
+class Members:
     """The arrays of an NPZ, found by name and read one at a time."""
 
     def __init__(self, source: Source) -> None:

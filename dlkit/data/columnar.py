@@ -4,7 +4,7 @@ import hashlib
 import io
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -45,13 +45,18 @@ class _NotFinite(ValueError):
     """An infinity in JSON, which JSON does not have."""
 
 
-def read_jsonl(source: Source, reading: Reading) -> Table:
-    """One JSON object a line, with the same kind of value under the same key; a key left out is a missing cell."""
+def read_jsonl(source: Source, reading: Reading, only: Sequence[str] | None = None) -> Table:
+    """One JSON object a line, with the same kind of value under the same key; a key left out is a missing cell.
+
+    Of the keys that are not in `only` (None: all are) there is a column that is empty.
+    """
     columns: dict[str, list[Any]] = {}
     rows = as_utf8(source.path, source.data, reading.encoding).rstrip().split(b"\n")
     for row, line in enumerate(rows):
         for key, value in _parse(source.path, row + source.line, line).items():
             cells = columns.setdefault(key, [])
+            if only is not None and key not in only:
+                continue
             cells.extend([None] * (row - len(cells)))
             cells.append(value)
     place = Place(source.path, None if source.line == 1 else np.arange(len(rows)) + source.line, "line")

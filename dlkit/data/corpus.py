@@ -33,19 +33,19 @@ def is_text(source: str) -> bool:
 def read_text_corpus(source: str, reading: Reading) -> Corpus:
     """The text of a file, or of stdin for `-`. Not text: 65; missing: 66."""
     read = read_source(source, NAMES)
-    text = _checked(read, reading).decode()
+    text = checked_text(read, reading).decode()
     return Corpus(short_name(source), source, text, hashlib.sha256(read.data).hexdigest())
 
 
 def read_lines(source: Source, reading: Reading) -> Table:
     """Each line is a row, the blank ones too: an empty cell."""
-    lines = _checked(source, reading).decode().removesuffix("\n").split("\n")
+    lines = checked_text(source, reading).decode().removesuffix("\n").split("\n")
     cells = pl.Series("text", [line.removesuffix("\r") for line in lines], dtype=pl.String)
     place = Place(source.path, unit="line")
     return Table(short_name(source.path), place, pl.DataFrame([cells]), hashlib.sha256(source.data).hexdigest())
 
 
-def _checked(source: Source, reading: Reading) -> bytes:
+def checked_text(source: Source, reading: Reading) -> bytes:
     """UTF-8 without a byte order mark or a NUL byte."""
     foreign = source.foreign(reading.encoding)
     if foreign:

@@ -1,20 +1,52 @@
 """CSV and TSV: checked strictly, then parsed with every cell as text."""
 
 import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import polars as pl
 
 from dlkit.core.errors import DlkitError, ExitCode, bad_data
 from dlkit.core.reading import Reading
-from dlkit.data.csvscan import scan
+from dlkit.data.csvscan import Records, scan
 from dlkit.data.dataset import Place
 from dlkit.data.encoding import as_utf8
 from dlkit.data.source import Source, short_name
 from dlkit.data.table import Table
 
 
+@dataclass(frozen=True, eq=False)
+class Delimited:
+    """A checked table, its cells not yet parsed: `data` is UTF-8 without a byte order mark, in which `records` lie.
+
+    skip  records before the first row: 1 where there is a header
+    """
+
+    path: str
+    data: bytes
+    records: Records
+    delimiter: str
+    skip: int
+
+    def frame(self, columns: Sequence[str] | None = None) -> pl.DataFrame:
+        """Every cell of all columns, or of these, as text; an empty one is null or ''."""
+        frame = _parse(self.path, self.data, self.records.names, self.delimiter, self.skip, columns)
+        if frame.height != self.records.rows:
+            message = f"{self.path}: {self.records.rows} rows were counted, {frame.height} read; this is a bug in dlkit"
+            raise DlkitError(message, code=ExitCode.INTERNAL)
+        return frame
+
+
 def read_delimited(source: Source, reading: Reading) -> Table:
     """A strict RFC 4180 table. Bad data names its line."""
+    found = find_records(source, reading)
+    place = Place(source.path, found.records.lines, "line")
+    fingerprint = hashlib.sha256(source.data).hexdigest()
+    return Table(short_name(source.path), place, found.frame(), fingerprint, is_text=True)
+
+
+def find_records(source: Source, reading: Reading) -> Delimited:
+    """The records of a strict RFC 4180 table, of which there is one beside the header. Bad data names its line."""
     foreign = source.foreign(reading.encoding)
     if foreign:
         hint = "--encoding utf-16 reads it" if foreign == "UTF-16 text" else None
@@ -31,12 +63,7 @@ def read_delimited(source: Source, reading: Reading) -> Table:
         raise bad_data(f"{source.path}: there is a header and no rows")
     if reading.delimiter is None and len(records.names) == 1:
         _check_one_column(source.path, data[: records.ends[0]].decode(), delimiter)
-    frame = _parse(source.path, data, records.names, delimiter, skip=int(reading.header and source.names is None))
-    if frame.height != records.rows:
-        message = f"{source.path}: {records.rows} rows were counted, {frame.height} read; this is a bug in dlkit"
-        raise DlkitError(message, code=ExitCode.INTERNAL)
-    fingerprint = hashlib.sha256(source.data).hexdigest()
-    return Table(short_name(source.path), Place(source.path, records.lines, "line"), frame, fingerprint, is_text=True)
+    return Delimited(source.path, data, records, delimiter, int(reading.header and source.names is None))
 
 
 def find_delimiter(source: Source, data: bytes, given: str | None) -> str:
@@ -60,14 +87,19 @@ def _check_one_column(path: str, first: str, delimiter: str) -> None:
             raise bad_data(message, f"--delimiter {shown}")
 
 
-def _parse(path: str, data: bytes, names: tuple[str, ...], delimiter: str, skip: int) -> pl.DataFrame:
-    """Every cell as text; an empty one is null or ''.
-
-    The header is read as a row and cut off (`skip` rows): a parser would strip a byte order mark from what comes first.
-    """
+def _parse(
+    path: str, data: bytes, names: tuple[str, ...], delimiter: str, skip: int, columns: Sequence[str] | None
+) -> pl.DataFrame:
+    """The header is read as a row and cut off: a parser would strip a byte order mark from what comes first."""
+    wanted = None if columns is None else [i for i, name in enumerate(names) if name in columns]
     try:
         return pl.read_csv(
-            data, has_header=False, schema=dict.fromkeys(names, pl.String), separator=delimiter, quote_char='"'
+            data,
+            has_header=False,
+            schema=dict.fromkeys(names, pl.String),
+            columns=wanted,
+            separator=delimiter,
+            quote_char='"',
         ).slice(skip)
     except pl.exceptions.PolarsError as failure:
         raise bad_data(f"{path}: {str(failure).splitlines()[0]}") from None

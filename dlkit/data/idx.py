@@ -52,6 +52,13 @@ def parse_idx(path: str, data: bytes) -> np.ndarray:
     return np.frombuffer(data, dtype, offset=start).reshape(shape) if count else np.empty(shape, dtype)
 
 
+def with_rows(data: bytes, rows: np.ndarray) -> bytes:
+    """An IDX file's bytes with only the N int64 `rows` of it."""
+    array = parse_idx("", data)
+    start = len(data) - array.nbytes
+    return data[:4] + len(rows).to_bytes(4) + data[8:start] + bytes(array[rows].data)
+
+
 def find_labels(path: str, needed: bool) -> str | None:
     """train-images-idx3-ubyte.gz -> train-labels-idx1-ubyte, with .gz or without, whichever is there."""
     images = Path(path)

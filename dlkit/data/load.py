@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 from dlkit.core.errors import DlkitError, ExitCode, bad_data
 from dlkit.core.reading import Reading
@@ -48,16 +49,26 @@ def load(source: str, reading: Reading = DEFAULT, texts: bool = False) -> Datase
 
 def read_table(source: str, reading: Reading, labelled: bool) -> Table:
     """What a reader finds, not yet typed. `labelled`: images without labels are refused."""
+    kind = sort_of(source, reading)
+    if kind == "set":
+        return read_bundled(source)
+    if kind == "folder":
+        return read_folder(source, reading, labelled)
+    return read_bytes(read_source(source, NAMES), reading, labelled)
+
+
+def sort_of(source: str, reading: Reading) -> Literal["set", "folder", "file"]:
+    """What an argument names; options that mean nothing for it are refused."""
     if not source or "\0" in source:
         raise DlkitError(f"{source!r} names no file", code=ExitCode.NO_INPUT)
     path = Path(source)
     if source in NAMES and not path.exists():
         reading.refuse_for("a set at hand", "delimiter", "header", "encoding", "image_size")
-        return read_bundled(source)
+        return "set"
     if source != "-" and _is_folder(path):
         reading.refuse_for("a folder", "delimiter", "header", "encoding")
-        return read_folder(source, reading, labelled)
-    return read_bytes(read_source(source, NAMES), reading, labelled)
+        return "folder"
+    return "file"
 
 
 def _is_folder(path: Path) -> bool:
@@ -69,22 +80,30 @@ def _is_folder(path: Path) -> bool:
 
 def read_bytes(source: Source, reading: Reading, labelled: bool) -> Table:
     """The table in a file's content."""
-    kind = source.kind
-    _check_kind(source, kind)
-    reading.refuse_for("a file", "image_size")
+    kind = check_source(source, reading)
     if kind in DELIMITED:
         return read_delimited(source, reading)
-    reading.refuse_for(f"a file of {kind.upper()}", "delimiter", "header")
     if kind == "jsonl":
         return read_jsonl(source, reading)
     if kind == "txt":
         if labelled:
             raise bad_data(f"{source.path}: text has no target", "a table needs the suffix .csv or .tsv")
         return read_lines(source, reading)
-    reading.refuse_for(f"a file of {kind.upper()}", "encoding")
     if kind in ARRAY_READERS:
         return ARRAY_READERS[kind](source, reading, labelled)
     return read_parquet(source)
+
+
+def check_source(source: Source, reading: Reading) -> str:
+    """The kind of a file's content; what is not read, and options that mean nothing for it, are refused."""
+    kind = source.kind
+    _check_kind(source, kind)
+    reading.refuse_for("a file", "image_size")
+    if kind not in DELIMITED:
+        reading.refuse_for(f"a file of {kind.upper()}", "delimiter", "header")
+        if kind not in ("jsonl", "txt"):
+            reading.refuse_for(f"a file of {kind.upper()}", "encoding")
+    return kind
 
 
 def _check_kind(source: Source, kind: str) -> None:

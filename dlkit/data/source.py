@@ -160,13 +160,13 @@ def inflating(path: str, head: bytes, raw: BinaryIO) -> Inflating | None:
     if head.startswith(b"\x1f\x8b"):
         return Inflating(path, gzip.GzipFile(fileobj=raw), zlib.error)
     if head.startswith(b"\x28\xb5\x2f\xfd"):
-        zstd = _zstd(path)
+        zstd = zstandard(path)
         return Inflating(path, zstd.ZstdFile(raw), zstd.ZstdError)
     return None
 
 
-def _zstd(path: str) -> ModuleType:
-    """The standard library's module, which Python has had since 3.14, or its backport."""
+def zstandard(path: str) -> ModuleType:
+    """The standard library's module of Zstandard, which Python has had since 3.14, or its backport."""
     try:
         return import_module("compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd")
     except ImportError:
