@@ -30,6 +30,8 @@ from dlkit.data.table import Table
 
 Contents = dict[str, Iterator[bytes]]
 """File name -> its content, in pieces."""
+ROW = "row"
+"""The column that stands for rows of which no other is wanted: their numbers."""
 PIECE = 100_000
 """Rows that are put together at a time."""
 
@@ -177,7 +179,7 @@ def _delimited(source: Source, reading: Reading, columns: Sequence[str] | None) 
     names = found.records.names
     reading.check_columns(source.path, names)
     place = Place(source.path, found.records.lines, "line")
-    wanted = names if columns is None else columns
+    wanted = [name for name in names if columns is None or name in columns]
     frame = found.frame(wanted) if wanted else _numbers(found.records.rows)
     table = Table(short_name(source.path), place, frame, "", is_text=True)
     data, ends = _closed(found.data, found.records.ends + 1)
@@ -196,8 +198,7 @@ def _delimited(source: Source, reading: Reading, columns: Sequence[str] | None) 
 
 
 def _numbers(rows: int) -> pl.DataFrame:
-    """What stands for rows of which no column is wanted: their numbers."""
-    return pl.DataFrame({"row": pl.int_range(1, rows + 1, eager=True)})
+    return pl.DataFrame({ROW: pl.int_range(1, rows + 1, eager=True)})
 
 
 def _json_lines(source: Source, reading: Reading, columns: Sequence[str] | None) -> Lines:
@@ -221,7 +222,8 @@ def _text(source: Source, reading: Reading, columns: Sequence[str] | None) -> Li
     data = checked_text(source, reading)
     data, ends = _closed(data, _line_ends(data, len(data.removesuffix(b"\n"))))
     starts = np.append(0, ends[:-1])
-    rows = to_rows(table, replace(reading, text=["text"]))
+    frame = pl.concat([table.frame, _numbers(table.rows).cast(pl.Float64)], how="horizontal")
+    rows = to_rows(replace(table, frame=frame), replace(reading, text=["text"], id=[ROW]))
     return Lines(rows, ["text"], "txt", data, b"", starts, ends, Encoding.of(source, reading.encoding))
 
 
@@ -323,6 +325,7 @@ def _idx(source: Source, reading: Reading) -> Single:
 
 def _frame(table: Table, reading: Reading, columns: Sequence[str] | None, suffix: str) -> Frame:
     frame = table.frame.clone()
+    columns = columns if columns is None else [name for name in frame.columns if name in columns]
     if columns is not None and not columns:
         reading.check_columns(table.place.source, frame.columns)
         return Frame(to_rows(replace(table, frame=_numbers(table.rows)), Reading()), frame, suffix)

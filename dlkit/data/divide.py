@@ -2,9 +2,10 @@
 
 import gzip
 import os
+import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -18,13 +19,14 @@ from dlkit.core.result import Column, Kind, Result, Row
 from dlkit.core.splitting import Splitting
 from dlkit.core.whole import whole_directory
 from dlkit.data.bundled import NAMES, read_bundled
-from dlkit.data.cut import Contents, Cut, Folder, cut_file, cut_table
+from dlkit.data.cut import ROW, Contents, Cut, Folder, Lines, cut_file, cut_table
 from dlkit.data.dataset import Rows
+from dlkit.data.images import Files as FilePlace
 from dlkit.data.load import check_source, read, sort_of
 from dlkit.data.source import COMPRESSIONS, read_source, zstandard
 from dlkit.data.split import OUT, Split, as_text_each, folds, hold_out
 
-MOST_CLASSES = 8
+MOST_CLASSES = 10
 
 
 @dataclass(frozen=True)
@@ -70,10 +72,8 @@ def split(source: str, reading: Reading, splitting: Splitting, order: Order) -> 
         raise DlkitError(f"--column: {source} has a column {order.column!r} already", "give it a name that is free")
     if order.link and not isinstance(cut, Folder):
         raise DlkitError("--link is for folders of images")
-    if order.folds is None:
-        splits = [hold_out(cut.rows, splitting, order.valid, order.seed, order.test)]
-    else:
-        splits = folds(cut.rows, splitting, order.folds, order.seed)
+    splitting.check_columns(source, cut.names)
+    splits = _dealt(cut, splitting, order)
     for text in (*cut.rows.notes, *splits[0].notes):
         console.note(text)
     out = Path(order.out or f"{cut.rows.name}-split")
@@ -85,6 +85,17 @@ def split(source: str, reading: Reading, splitting: Splitting, order: Order) -> 
             if order.link:
                 _link(hidden, cast(Folder, cut), splits)
     return _result(cut.rows, splits, splitting, reading, order, out, list(paths))
+
+
+def _dealt(cut: Cut, splitting: Splitting, order: Order) -> list[Split]:
+    """One split, or the folds. Lines of text follow each other: what comes last validates, as by time."""
+    in_order = isinstance(cut, Lines) and cut.suffix == "txt" and not splitting.columns
+    method = Splitting(time=ROW) if in_order else splitting
+    if order.folds is None:
+        splits = [hold_out(cut.rows, method, order.valid, order.seed, order.test)]
+    else:
+        splits = folds(cut.rows, method, order.folds, order.seed)
+    return [replace(split, method="order") for split in splits] if in_order else splits
 
 
 def _check(order: Order) -> None:
@@ -208,7 +219,7 @@ def _result(
     columns = [Column("split"), Column("path"), Column("rows", "int"), Column("share", "share"), *looks.columns]
     facts = [Column("method"), Column("left_out_rows", "int", "left out")]
     result = Result(columns, found, summary, "out", facts if summary["left_out_rows"] else facts[:1])
-    result.notes = [_next(order, found, out)]
+    result.notes = _next(rows, order, found, out)
     return result
 
 
@@ -218,14 +229,18 @@ def _path_of(side: str, order: Order, names: list[str]) -> str:
     return side if order.link else next(name for name in names if name.startswith(f"{side}.") or f"{side}-" in name)
 
 
-def _next(order: Order, found: list[Row], out: Path) -> str:
+def _next(rows: Rows, order: Order, found: list[Row], out: Path) -> list[str]:
+    """Where to go from here."""
     if order.dry_run:
-        return "nothing is written; the same without --dry-run does"
-    if order.link and order.folds is None:
-        return f"next: dlkit train {out}"
-    if order.column is not None and order.folds is None:
-        return f"next: dlkit train {found[0]['path']} --split {order.column}"
-    return f"next: dlkit splitcheck {found[0]['path']} {found[1]['path']}"
+        return ["nothing is written; the same without --dry-run does"]
+    if order.link:
+        return [f"next: dlkit train {shlex.quote(str(out))}"] if order.folds is None else []
+    first, second = (shlex.quote(row["path"]) for row in found[:2])
+    if order.column is not None:
+        return [f"next: dlkit train {first} --split {order.column}"] if order.folds is None else []
+    if isinstance(rows.place, FilePlace):
+        return ["these are lists of files; --link makes folders, which dlkit train reads"]
+    return [f"next: dlkit splitcheck {first} {second}"]
 
 
 @dataclass(frozen=True)
@@ -248,7 +263,8 @@ class _Looks:
         classes = as_text_each(frame[name])
         counts = classes.drop_nulls().value_counts().sort(["count", name], descending=[True, False])
         few = counts.height <= 2 * MOST_CLASSES or frame[name].dtype == pl.String
-        return cls(classes, group, time, counts[name].head(MOST_CLASSES).to_list() if few else ())
+        values = sorted(counts[name].head(MOST_CLASSES).to_list(), key=_natural) if few else []
+        return cls(classes, group, time, values)
 
     @property
     def columns(self) -> list[Column]:
@@ -271,6 +287,14 @@ class _Looks:
             times = self.times.gather(held)
             said |= {"first": _moment(times.min()), "last": _moment(times.max())}
         return said
+
+
+def _natural(value: str) -> tuple[float, str]:
+    """Numbers in their order, before words in theirs."""
+    try:
+        return float(value), ""
+    except ValueError:
+        return np.inf, value
 
 
 def _moment(value: object) -> Any:
