@@ -23,7 +23,7 @@ def offered(tmp_path, line: str) -> list[str]:
     ("line", "expected"),
     [
         ("dlkit conv", {"convshape"}),
-        ("dlkit ", {"convshape", "lrfind", "models", "train"}),
+        ("dlkit ", {"convshape", "lrfind", "models", "split", "train"}),
         ("dlkit train --opt", {"--optimizer"}),
         ("dlkit train --optimizer ", {"adamw", "sgd"}),
         ("dlkit models resnet5", {"resnet50"}),
@@ -33,10 +33,16 @@ def offered(tmp_path, line: str) -> list[str]:
         ("dlkit train x.csv --target a", {"age", "alive"}),
         ("dlkit train x.csv --drop f", {"fare"}),
         ("dlkit train missing.csv --target a", set()),
+        ("dlkit split x.csv --group a", {"age", "alive"}),
+        ("dlkit split x.csv --st", {"--stratify"}),
+        ("dlkit split --delimiter ; y.csv --time a", {"age"}),
+        ("dlkit split z.jsonl --hash ", {"age", "fare"}),
     ],
 )
 def test_completion(tmp_path, line, expected):
     (tmp_path / "x.csv").write_text("age,alive,fare\n1,2,3\n")
+    (tmp_path / "y.csv").write_text("age;fare\n1;3\n")
+    (tmp_path / "z.jsonl").write_text('{"age": 1, "fare": 3}\n')
     got = set(offered(tmp_path, line))
     assert expected <= got
     assert all(word.startswith(line.split(" ")[-1]) for word in got)

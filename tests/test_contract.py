@@ -32,10 +32,12 @@ QUICK = {
     "flops": ["70B", "--tokens", "1.4T"],
     "memory": ["7.5B", "--gpus", "64", "--zero", "2"],
     "export": [RUN, f"{NEW}.pt2"],
+    "split": ["iris", "--stratify", "target", "--dry-run"],
 }
 """One quick, successful invocation of each command."""
 
-READS_DATA = ["train", "lrfind"]
+TRAINS = ["train", "lrfind"]
+READS_DATA = [*TRAINS, "split"]
 
 SUMMARY = {
     "convshape": {"input", "output", "params", "macs", "flops", "rf"},
@@ -49,6 +51,7 @@ SUMMARY = {
     },
     "memory": {"per_gpu_bytes", "total_bytes"},
     "export": {"file", "format", "bytes", "max_difference"},
+    "split": {"method", "train_rows", "valid_rows", "test_rows"},
 }
 ROW = {
     "convshape": {"layer", "op", "output", "params", "macs", "rf", "jump"},
@@ -59,6 +62,7 @@ ROW = {
     "flops": {"component", "params", "forward_flops", "backward_flops"},
     "memory": {"component", "bytes"},
     "export": {"tensor", "shape", "type", "holds", "names"},
+    "split": {"split", "path", "rows"},
 }
 every_command = pytest.mark.parametrize("command", COMMANDS)
 
@@ -255,6 +259,16 @@ class TestBadInput:
     def test_unknown_target_names_the_nearest(self, inside, command, tmp_path):
         (tmp_path / "x.csv").write_text("age,survived\n" + "1,0\n2,1\n" * 20)
         assert_error(inside(command, "x.csv", "--target", "survivd"), 2, "survivd", "survived")
+
+    def test_nothing_is_left_behind(self, inside, command, tmp_path):
+        (tmp_path / "x.csv").write_text("age,alive\n1,2\n3\n")
+        inside(command, "x.csv", "--target", "alive")
+        assert [path.name for path in tmp_path.iterdir()] == ["x.csv"]
+
+
+@pytest.mark.parametrize("command", TRAINS)
+class TestBadJob:
+    """Data that cannot be learned from, networks that do not fit it."""
 
     def test_target_of_one_class(self, inside, command, tmp_path):
         (tmp_path / "x.csv").write_text("age,alive\n" + "1,no\n2,no\n" * 20)

@@ -4,6 +4,7 @@ import csv
 import gzip
 import itertools
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 
@@ -21,17 +22,32 @@ def columns(incomplete: str) -> list[str]:
     if data is None:
         return []
     opened = gzip.open if data.endswith(".gz") else open
-    delimiter = "\t" if ".tsv" in data else ","
     try:
         with opened(data, "rt", encoding="utf-8-sig", newline="") as table:
-            header = next(csv.reader(itertools.islice(table, 1), delimiter=delimiter), [])
-    except (OSError, UnicodeDecodeError, EOFError, csv.Error):
+            names = _names(data, table)
+    except (OSError, ValueError, EOFError, csv.Error):
         return []  # not a table: nothing to offer, and no place to say so
-    return [name for name in header if name.startswith(incomplete)]
+    return [name for name in names if name.startswith(incomplete)]
+
+
+def _names(data: str, lines: Iterable[str]) -> list[str]:
+    if ".jsonl" in data or ".ndjson" in data:
+        import json
+
+        found = json.loads(next(iter(lines), "{}"))
+        return list(found) if isinstance(found, dict) else []
+    words = _words()
+    given = words[words.index("--delimiter") + 1] if "--delimiter" in words[:-1] else None
+    delimiter = (given or "").strip("'\"") or ("\t" if ".tsv" in data else ",")
+    return next(csv.reader(itertools.islice(lines, 1), delimiter=delimiter), [])
+
+
+def _words() -> list[str]:
+    """The line under completion. The shell's own words are read because the parser gives none: it stops at the option
+    whose value is being typed."""
+    return (os.environ.get("COMP_WORDS") or os.environ.get("_TYPER_COMPLETE_ARGS") or "").split()
 
 
 def _file_at_hand() -> str | None:
-    """The first word of the line under completion that is a file. The shell's own words are read because the parser
-    gives none: it stops at the option whose value is being typed."""
-    line = os.environ.get("COMP_WORDS") or os.environ.get("_TYPER_COMPLETE_ARGS") or ""
-    return next((word for word in line.split()[2:] if Path(word).is_file()), None)
+    """The first word of the line under completion that is a file."""
+    return next((word for word in _words()[2:] if Path(word).is_file()), None)
