@@ -3,19 +3,31 @@
 import math
 import statistics
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 
 from dlkit.core.console import Bar
+from dlkit.core.errors import DlkitError
+from dlkit.nn.fit import Diverged, fit
 from dlkit.nn.job import Job
 from dlkit.nn.loader import Batch
 from dlkit.nn.schedule import Rates
 from dlkit.nn.step import Stepper
+from dlkit.nn.stop import stop_on_signals
+from dlkit.nn.train import begin
 
+START, END = 1e-6, 10.0
+"""First and last rate of a sweep."""
 SMOOTHING = 0.9
 """Weight of the past in the moving average of the loss."""
 DIVERGED = 4.0
 """A sweep ends where the smoothed loss is this many times its lowest."""
+APART, MOST_BEYOND = 3.0, 2
+"""Candidates that are verified are so many times apart; so many more are tried beyond them."""
+PEAKS = {"one-cycle": 4.0}
+"""How many times the rate that the rules read off the curve a schedule's peak is: one-cycle is at it for a moment only,
+where a constant rate stays. Measured by tests/bench/lrfind.py; 1 for the others."""
+RULES = ("consensus", "valley", "steep", "minimum", "slide")
 TRIM = 5
 """Points left out at each end when suggesting: the average is still settling, the loss already climbing."""
 
@@ -45,17 +57,21 @@ class Suggestions:
         return statistics.median(v for v in values if v is not None) if None not in values else None
 
 
-def sweep(job: Job, seed: int, start: float, end: float, steps: int, bar: Bar) -> Sweep:
-    """One sweep with a fresh network, geometric from `start` to `end`, stopped where the loss diverges.
+def sweep(
+    job: Job, seed: int, start: float, end: float, steps: int, bar: Bar, spacing: str = "geometric"
+) -> Sweep:
+    """One sweep with a fresh network, geometric or linear from `start` to `end`, stopped where the loss diverges.
 
     Nothing needs restoring after it: network and optimiser are its own, and the order of rows has its own generator.
+    The step is that of training, averages of weights apart, which it does not read.
     """
     model = job.model(seed)
-    step = Stepper(model, job.objective, job.recipe)
+    step = Stepper(model, job.objective, replace(job.recipe, ema=None, swa=None))
     result, average = Sweep([], [], []), 0.0
     model.train()
     for i, batch in zip(range(steps), _endless(job, seed), strict=False):
-        lr = start * (end / start) ** (i / (steps - 1))
+        share = i / (steps - 1)
+        lr = start * (end / start) ** share if spacing == "geometric" else start + (end - start) * share
         loss = step(batch, Rates(lr)).item()
         bar.advance()
         if not math.isfinite(loss):
@@ -73,6 +89,41 @@ def sweep(job: Job, seed: int, start: float, end: float, steps: int, bar: Bar) -
 def _endless(job: Job, seed: int) -> Iterator[Batch]:
     for epoch in count(seed * 1_000_003):
         yield from job.train.shuffled(epoch)
+
+
+def verify(job: Job, candidates: Sequence[float], epochs: int, bar: Bar) -> list[tuple[float, float]]:
+    """(rate, validation loss) of a short run at each candidate under the schedule asked for; ∞ where it diverged.
+
+    Every run starts from the same weights and sees the rows in the same order. Where the best is the first or the last
+    the next one out is tried too, at most `MOST_BEYOND` times.
+    """
+    tried = {lr: _short_run(job, lr, epochs, bar) for lr in candidates}
+    for _ in range(MOST_BEYOND):
+        best = min(tried, key=lambda lr: tried[lr])
+        if not math.isfinite(tried[best]) or min(tried) < best < max(tried):
+            break
+        beyond = _rounded(best / APART if best == min(tried) else best * APART)
+        tried[beyond] = _short_run(job, beyond, epochs, bar)
+    return sorted(tried.items())
+
+
+def candidates(suggestion: float) -> list[float]:
+    """Five rates around a suggestion, each three times the one before."""
+    return [_rounded(suggestion * APART**k) for k in range(-2, 3)]
+
+
+def _short_run(job: Job, lr: float, epochs: int, bar: Bar) -> float:
+    recipe = replace(job.recipe, lr=lr, epochs=epochs, patience=None, ema=None, swa=None)
+    state = begin(replace(job, recipe=recipe), recipe)
+    bar.describe(f"verifying {lr:g}")
+    try:
+        with stop_on_signals() as stop:
+            shown = list(fit(state, job.train, job.valid, job.objective, recipe, stop, bar))
+    except Diverged:
+        return math.inf
+    if stop.asked:
+        raise DlkitError("stopped while verifying", code=stop.code)
+    return shown[-1].valid_loss if math.isfinite(shown[-1].valid_loss) else math.inf
 
 
 def suggest(found: Sweep) -> Suggestions:
@@ -119,7 +170,7 @@ def _slide(lrs: Sequence[float], ys: Sequence[float], slopes: Sequence[float]) -
 
 @dataclass(frozen=True)
 class Found:
-    """The answer over several seeds: the median suggestion, its spread, and the mean curve."""
+    """The answer over several seeds: the median suggestion, its spread, what each rule reads, and the mean curve."""
 
     suggestion: float | None
     low: float | None
@@ -127,21 +178,26 @@ class Found:
     rules: dict[str, float | None]
     curve: Sweep
 
+    @property
+    def decades(self) -> float | None:
+        """The spread over seeds."""
+        return None if self.low is None or self.high is None else math.log10(self.high / self.low)
 
-def combine(sweeps: Sequence[Sweep]) -> Found:
-    """The median over sweeps of each rule and of their consensus; no suggestion where most sweeps find none."""
+
+def combine(sweeps: Sequence[Sweep], schedule: str, rule: str = "consensus") -> Found:
+    """The median over sweeps of what a rule says, for the peak of `schedule`; nothing where most sweeps find nothing.
+
+    `rules` are as read off the curves, for a constant rate.
+    """
     suggested = [suggest(s) for s in sweeps]
-    rules = {name: _median([getattr(s, name) for s in suggested]) for name in ("valley", "steep", "minimum", "slide")}
-    values = [s.consensus for s in suggested if s.consensus is not None]
+    rules = {name: _median([getattr(s, name) for s in suggested]) for name in RULES[1:]}
+    values = [getattr(s, rule) for s in suggested if s.consensus is not None and getattr(s, rule) is not None]
+    curve = _mean_curve(sweeps)
     if 2 * len(values) <= len(sweeps):
-        return Found(None, None, None, rules, _mean_curve(sweeps))
-    return Found(
-        _rounded(statistics.median(values)),
-        _rounded(min(values)),
-        _rounded(max(values)),
-        rules,
-        _mean_curve(sweeps),
-    )
+        return Found(None, None, None, rules, curve)
+    peak = PEAKS.get(schedule, 1.0)
+    middle, low, high = (_rounded(peak * f(values)) for f in (statistics.median, min, max))
+    return Found(middle, low, high, rules, curve)
 
 
 def _median(values: Sequence[float | None]) -> float | None:

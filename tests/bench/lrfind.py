@@ -1,0 +1,204 @@
+"""The finder judged by what it is for: the final validation loss of runs with its suggestion, over a grid's best.
+
+python tests/bench/lrfind.py CACHE DATA_FOLDER [--tasks NAME …] [--seconds N] [--report]
+
+Each task × optimiser is swept over three seeds; each of these × schedule is trained at 12 rates. Results go to the file
+CACHE as they come, so that the whole can be made in slices: a call stops after --seconds and goes on at the next.
+--report reads the file alone. A rule's regret is (loss − best)/best, with the loss at its rate interpolated between the
+grid's in the logarithm of the rate, and at most 2; beyond the grid it is that of the grid's end. The rules of fastai,
+Lightning and torch-lr-finder are written here as they are there, with their own smoothing, on the curves of each seed.
+"""
+
+import argparse
+import json
+import math
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dlkit.core import console
+from dlkit.core.job import JobOptions
+from dlkit.core.reading import Reading
+from dlkit.core.recipe import Recipe
+from dlkit.nn import lrfind as finder
+from dlkit.nn.fit import Diverged, fit
+from dlkit.nn.job import Job, prepare
+from dlkit.nn.stop import Stop
+from dlkit.nn.train import begin
+
+MLP = "flatten linear:128 relu linear:128 relu linear:10"
+CNN = "conv:16,k3,p1 bn relu maxpool:k2 conv:32,k3,p1 bn relu maxpool:k2 flatten linear:10"
+TASKS: dict[str, tuple[str, str, int, Reading]] = {
+    "digits-mlp": ("digits", MLP, 15, Reading()),
+    "digits-cnn": ("digits", CNN, 8, Reading()),
+    "mnist-cnn": ("mnist10k-images-idx3-ubyte.gz", CNN, 3, Reading()),
+    "housing": ("california_housing.csv", "", 8, Reading(target="median_house_value")),
+    "titanic": ("titanic.csv", "", 15, Reading(target="survived", drop=("alive",))),
+}
+"""Name -> data, network, epochs, what is said about reading it."""
+RANGES = {"adamw": (1e-4, 0.3), "sgd": (1e-3, 3.0)}
+SCHEDULES = ("constant", "one-cycle")
+POINTS, SEEDS, STEPS, WORST = 12, 3, 150, 2.0
+
+Curve = dict[str, list[float]]
+
+
+def grid(optimizer: str) -> list[float]:
+    low, high = RANGES[optimizer]
+    return [float(f"{low * (high / low) ** (i / (POINTS - 1)):.3g}") for i in range(POINTS)]
+
+
+def job_of(task: str, optimizer: str, folder: Path) -> Job:
+    data, network, _, reading = TASKS[task]
+    source = str(folder / data) if (folder / data).exists() else data
+    return prepare(JobOptions(source, tuple(network.split()), reading=reading), Recipe(optimizer=optimizer))
+
+
+def trained(job: Job, epochs: int, lr: float, schedule: str) -> float:
+    """The validation loss after the last epoch; infinite where the run diverged."""
+    recipe = replace(job.recipe, epochs=epochs, lr=lr, schedule=schedule)
+    job = replace(job, recipe=recipe)
+    with console.progress(0) as bar:
+        try:
+            state = begin(job, recipe)
+            return [e.valid_loss for e in fit(state, job.train, job.valid, job.objective, recipe, Stop(), bar)][-1]
+        except Diverged:
+            return math.inf
+
+
+def work(tasks: list[str], folder: Path, done: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Every measurement that is not there yet, under its key."""
+    for task in tasks:
+        for optimizer in RANGES:
+            job: Job | None = None
+            for key, make in _jobs(task, optimizer):
+                if key not in done:
+                    job = job or job_of(task, optimizer, folder)
+                    yield key, make(job)
+
+
+def _jobs(task: str, optimizer: str) -> Iterator[tuple[str, Callable[[Job], Any]]]:
+    for seed in range(SEEDS):
+        yield f"curve {task} {optimizer} {seed}", lambda job, seed=seed: curve(job, seed)
+    for schedule in SCHEDULES:
+        for lr in grid(optimizer):
+            key = f"run {task} {optimizer} {schedule} {lr:g}"
+            yield key, lambda job, lr=lr, schedule=schedule: trained(job, TASKS[task][2], lr, schedule)
+
+
+def curve(job: Job, seed: int) -> Curve:
+    with console.progress(0) as bar:
+        found = finder.sweep(job, seed, finder.START, finder.END, STEPS, bar)
+    return {"lrs": found.lrs, "losses": found.losses, "smoothed": found.smoothed}
+
+
+# The rules of others -----------------------------------------------------------------------------
+
+
+def average(losses: list[float], past: float, corrected: bool) -> np.ndarray:
+    value, out = losses[0] if not corrected else 0.0, []
+    for i, loss in enumerate(losses):
+        value = past * value + (1 - past) * loss
+        out.append(value / (1 - past ** (i + 1)) if corrected else value)
+    return np.array(out)
+
+
+def fastai_valley(c: Curve) -> float:
+    lrs, ys = c["lrs"], average(c["losses"], 0.98, corrected=True)
+    lrs, ys = lrs[STEPS // 10 : -5], ys[STEPS // 10 : -5]
+    lengths, end = [1] * len(ys), 0
+    for i in range(1, len(ys)):
+        for j in range(i):
+            if ys[i] < ys[j] and lengths[i] < lengths[j] + 1:
+                lengths[i] = lengths[j] + 1
+            if lengths[end] < lengths[i]:
+                end = i
+    section = lengths[end] / 3
+    return lrs[max(end - lengths[end], 0) + int(section) + int(section / 2)]
+
+
+def lightning(c: Curve) -> float:
+    ys = average(c["losses"], 0.98, corrected=True)[10:-1]
+    return c["lrs"][10:-1][int(np.gradient(ys).argmin())]
+
+
+def torch_lr_finder(c: Curve) -> float:
+    ys = average(c["losses"], 0.05, corrected=False)[10:-5]
+    return c["lrs"][10:-5][int(np.gradient(ys).argmin())]
+
+
+def ours(curves: list[Curve], recipe: Recipe) -> float | None:
+    return finder.combine([finder.Sweep(**c) for c in curves], recipe.schedule).suggestion
+
+
+# The report --------------------------------------------------------------------------------------
+
+
+def regret(rates: list[float], losses: list[float], lr: float | None) -> float:
+    best = min(losses)
+    if lr is None:
+        return WORST
+    excess = [min((loss - best) / best, WORST) for loss in losses]
+    return float(np.interp(math.log(lr), np.log(rates), excess))
+
+
+def report(done: dict[str, Any]) -> None:
+    rows: dict[str, dict[str, float]] = {}
+    for task in TASKS:
+        for optimizer in RANGES:
+            curves = [done.get(f"curve {task} {optimizer} {seed}") for seed in range(SEEDS)]
+            for schedule in SCHEDULES:
+                keys = [f"run {task} {optimizer} {schedule} {lr:g}" for lr in grid(optimizer)]
+                if None in curves or any(key not in done for key in keys):
+                    continue
+                losses, rates = [done[key] for key in keys], grid(optimizer)
+                name = f"{task} {optimizer} {schedule}"
+                rows[name] = _row(rates, losses, curves, Recipe(optimizer=optimizer, schedule=schedule))
+    if not rows:
+        print("nothing is complete yet")
+        return
+    names = list(next(iter(rows.values())))
+    print(f"{'regret, %':32}" + "".join(f"{n:>16}" for n in names))
+    for name, row in rows.items():
+        print(f"{name:32}" + "".join(f"{row[n] if n == 'best lr' else 100 * row[n]:16.4g}" for n in names))
+    for part in ("", *SCHEDULES, *RANGES):
+        chosen = [row for name, row in rows.items() if part in name.split() or not part]
+        means = [statistics.fmean(row[n] for row in chosen) for n in names[1:]]
+        print(f"{f'mean {part}':32}{'':16}" + "".join(f"{100 * mean:16.4g}" for mean in means))
+
+
+def _row(rates: list[float], losses: list[float], curves: list[Curve], recipe: Recipe) -> dict[str, float]:
+    row = {"best lr": rates[losses.index(min(losses))], "dlkit": regret(rates, losses, ours(curves, recipe))}
+    for rule in ("valley", "steep", "minimum", "slide"):
+        found = finder.combine([finder.Sweep(**c) for c in curves], recipe.schedule).rules[rule]
+        row[rule] = regret(rates, losses, found)
+    for rule in (fastai_valley, lightning, torch_lr_finder):
+        row[rule.__name__] = statistics.fmean(regret(rates, losses, rule(c)) for c in curves)
+    return row
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("cache", type=Path)
+    parser.add_argument("folder", type=Path, nargs="?", default=Path())
+    parser.add_argument("--tasks", nargs="*", default=list(TASKS), choices=TASKS)
+    parser.add_argument("--seconds", type=float, default=math.inf)
+    parser.add_argument("--report", action="store_true")
+    given = parser.parse_args()
+    done = json.loads(given.cache.read_text()) if given.cache.exists() else {}
+    console.quiet, started = True, time.monotonic()
+    for key, value in () if given.report else work(given.tasks, given.folder, done):
+        done[key] = value
+        given.cache.write_text(json.dumps(done))
+        if time.monotonic() - started > given.seconds:
+            break
+    report(done)
+
+
+if __name__ == "__main__":
+    main()
