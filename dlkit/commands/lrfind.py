@@ -4,14 +4,18 @@ Examples:
   dlkit lrfind digits
   dlkit train digits --lr $(dlkit lrfind digits -q)
   dlkit lrfind titanic.csv --target survived --json | jq .summary.suggestions
+  dlkit lrfind digits --optimizer sgd --schedule constant
+  dlkit lrfind digits --verify 3
 
 The suggestion is the median over seeds of the median of three rules: valley (half-way down
-the longest fall), steep (steepest fall) and minimum (lowest loss, divided by 10). Where the
-loss shows no clear fall there is no suggestion, and the exit code is 1. No file is written.
-Next: dlkit train with the same words and --lr.
+the longest fall), steep (steepest fall) and minimum (lowest loss, divided by 10), times four
+for the peak of one-cycle. --verify trains a few epochs at rates around it under the schedule
+and takes the best by validation loss. Where the loss shows no clear fall there is no
+suggestion, and the exit code is 1. No file is written.
+Next: dlkit train with the same words and --lr; dlkit train --lr auto does both.
 """
 
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -20,8 +24,13 @@ from dlkit.commands import _recipe as rec
 from dlkit.core.job import JobOptions
 from dlkit.core.recipe import Recipe
 from dlkit.core.result import Result
+from dlkit.core.search import Search
 
 _SWEEP = "Sweep"
+
+
+def _rate(help: str) -> Any:
+    return typer.Option(help=help, parser=opt.positive, metavar="NUMBER", rich_help_panel=_SWEEP)
 
 
 @opt.job
@@ -30,20 +39,27 @@ def command(
     job: JobOptions,
     recipe: Recipe,
     *,
-    start: Annotated[
-        float, typer.Option(help="First rate.", parser=opt.positive, metavar="NUMBER", rich_help_panel=_SWEEP)
-    ] = 1e-6,
-    end: Annotated[
-        float, typer.Option(help="Last rate.", parser=opt.positive, metavar="NUMBER", rich_help_panel=_SWEEP)
-    ] = 10.0,
-    steps: Annotated[int, typer.Option(min=30, help="Steps a sweep.", rich_help_panel=_SWEEP)] = 150,
+    start: Annotated[float, _rate("First rate.")] = Search.start,
+    end: Annotated[float, _rate("Last rate.")] = Search.end,
+    steps: Annotated[int, typer.Option(min=30, help="Steps a sweep.", rich_help_panel=_SWEEP)] = Search.steps,
+    spacing: Annotated[
+        Literal["geometric", "linear"], typer.Option(help="Of the rates.", rich_help_panel=_SWEEP)
+    ] = "geometric",
     seeds: Annotated[
-        int,
-        typer.Option(min=1, help="Sweeps, each with fresh weights and row order.", rich_help_panel=_SWEEP),
-    ] = 3,
-) -> Result:
+        int, typer.Option(min=1, help="Sweeps, each with fresh weights and row order.", rich_help_panel=_SWEEP)
+    ] = Search.seeds,
+    rule: Annotated[
+        Literal["consensus", "valley", "steep", "minimum", "slide"],
+        typer.Option(help="What the suggestion is read by.", rich_help_panel=_SWEEP),
+    ] = "consensus",
+    verify: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="EPOCHS", help="Try rates around it in short runs.", rich_help_panel=_SWEEP,
+                     show_default="none"),
+    ] = None,
+) -> Result:  # fmt: skip
     if end <= start:
         raise typer.BadParameter(f"must be above --start ({start:g}). Got {end:g} instead.", param_hint="--end")
     from dlkit.nn import answers
 
-    return answers.lrfind(job, recipe, start, end, steps, seeds)
+    return answers.lrfind(job, recipe, Search(start, end, steps, spacing, seeds, rule, verify))

@@ -4,11 +4,14 @@ from collections.abc import Iterator
 from typing import Any
 
 from dlkit.core import console, draw
+from dlkit.core.errors import DlkitError, ExitCode
 from dlkit.core.job import JobOptions
 from dlkit.core.keeping import Keeping
 from dlkit.core.recipe import Recipe
 from dlkit.core.result import Column, Result, Row
 from dlkit.core.run import RunDirectory
+from dlkit.core.search import Search
+from dlkit.core.suggest import PEAKS, Sweep
 from dlkit.nn import lrfind as finder
 from dlkit.nn import train as training
 from dlkit.nn.job import Job, prepare
@@ -18,6 +21,8 @@ from dlkit.nn.resume import find
 def train(options: JobOptions, recipe: Recipe, keeping: Keeping, out: str | None) -> Result:
     """Prepare everything, so that what can fail fails before the first row, then train as the rows are read."""
     job = prepare(options, recipe)
+    if recipe.find_lr:
+        job = _with_rate(job)
     training.begin(job)  # what cannot be built is an error of the command line, not of the run
     directory = find(keeping.resume, out, f"{job.dataset.name}-{job.name}", training.config(job))
     console.note(job.describe())
@@ -42,6 +47,14 @@ def train(options: JobOptions, recipe: Recipe, keeping: Keeping, out: str | None
     return Result(columns, rows, summary, "best", facts, streams=True)
 
 
+def _with_rate(job: Job) -> Job:
+    """The job with the rate of lrfind, and a note on how sure that is."""
+    with console.progress(Search.seeds * Search.steps, "finding a rate") as bar:
+        job, found = finder.settle(job, bar)
+    console.note(f"--lr {found.suggestion:g}, from {found.low:g} to {found.high:g} over {Search.seeds} sweeps")
+    return job
+
+
 def _epochs(
     job: Job, keeping: Keeping, directory: RunDirectory, outcome: training.Outcome, summary: dict[str, Any]
 ) -> Iterator[Row]:
@@ -54,44 +67,58 @@ def _epochs(
     summary.update(training.summary(job, directory, outcome))
 
 
-def lrfind(options: JobOptions, recipe: Recipe, start: float, end: float, steps: int, seeds: int) -> Result:
+def lrfind(options: JobOptions, recipe: Recipe, search: Search) -> Result:
     """Sweep once a seed, and answer with the median suggestion; none where the loss shows no clear minimum."""
     job = prepare(options, recipe)
     console.note(job.describe())
-    with console.progress(seeds * steps, "sweeping") as bar:
-        sweeps = [finder.sweep(job, options.seed + i, start, end, steps, bar) for i in range(seeds)]
-    found = finder.combine(sweeps)
+    with console.progress(search.seeds * search.steps, "sweeping") as bar:
+        found = finder.search_all(job, search, bar)
+    peak = PEAKS.get(recipe.schedule, 1.0)
+    rule = "median of valley, steep and minimum" if search.rule == "consensus" else search.rule
     summary = {
         "suggestion": found.suggestion,
-        "method": "median of valley, steep and minimum",
+        "method": rule + (f", times {peak:g} for the peak of {recipe.schedule}" if peak != 1 else ""),
         "low": found.low,
         "high": found.high,
+        "decades": found.decades,
         "suggestions": found.rules,
-        "seeds": seeds,
+        "seeds": search.seeds,
         "steps": len(found.curve.lrs),
     }
-    return _lrfind_result(job, found, summary)
+    if search.verify and found.suggestion is not None:
+        summary |= _verified(job, found.suggestion, search.verify)
+    return _lrfind_result(job, found.curve, summary)
 
 
-def _lrfind_result(job: Job, found: finder.Found, summary: dict[str, Any]) -> Result:
-    columns = [
-        Column("step", "int"),
-        Column("lr", "float"),
-        Column("loss", "float"),
-        Column("smoothed", "float"),
-    ]
-    curve = found.curve
+def _verified(job: Job, suggestion: float, epochs: int) -> dict[str, Any]:
+    """The best of the rates around a suggestion, by short runs, as entries of the summary."""
+    with console.progress(5 * epochs * len(job.train), "verifying") as bar:
+        tried = finder.verify(job, finder.candidates(suggestion), epochs, bar)
+    best, loss = min(tried, key=lambda pair: pair[1])
+    for lr, value in tried:
+        console.note(f"{epochs} epochs at {lr:g}: validation loss {value:.4g}")
+    if loss == float("inf"):
+        raise DlkitError("every short run diverged", "try a lower --start", ExitCode.NO)
+    runs = [{"lr": lr, "valid_loss": value} for lr, value in tried]
+    return {"suggestion": best, "method": f"the best of {len(tried)} runs of {epochs} epochs", "verified": runs}
+
+
+def _lrfind_result(job: Job, curve: Sweep, summary: dict[str, Any]) -> Result:
+    columns = [Column("step", "int"), *(Column(name, "float") for name in ("lr", "loss", "smoothed"))]
     points = zip(curve.lrs, curve.losses, curve.smoothed, strict=True)
     rows = [{"step": i, "lr": lr, "loss": a, "smoothed": b} for i, (lr, a, b) in enumerate(points, 1)]
-    facts = [Column(name, "float") for name in ("suggestion", "low", "high")]
+    facts = [Column(name, "float") for name in ("suggestion", "low", "high", "decades")]
+    facts += [Column("method")]
+    suggestion = summary["suggestion"]
+    words = " ".join(part for part in (job.options.words(), job.recipe.words()) if part)
     notes = (
-        [f"next: dlkit train {job.options.words()} --lr {found.suggestion:g}"]
-        if found.suggestion is not None
-        else ["no clear minimum: the loss does not fall by more than it scatters; try more --steps or a wider range"]
+        [f"next: dlkit train {words} --lr {suggestion:g}"]
+        if suggestion is not None
+        else [f"{finder.UNCLEAR}; try more --steps or a wider range"]
     )
-    result = Result(columns, rows, summary, "suggestion", facts, notes=notes, ok=found.suggestion is not None)
+    result = Result(columns, rows, summary, "suggestion", facts, notes=notes, ok=suggestion is not None)
     if len(rows) > 1:
         result.drawing = lambda width: draw.curve(
-            curve.lrs, curve.smoothed, width, mark=found.suggestion, x_title="learning rate", y_title="loss"
+            curve.lrs, curve.smoothed, width, mark=suggestion, x_title="learning rate", y_title="loss"
         )
     return result

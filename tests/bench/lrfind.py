@@ -25,11 +25,13 @@ from dlkit.core import console
 from dlkit.core.job import JobOptions
 from dlkit.core.reading import Reading
 from dlkit.core.recipe import Recipe
+from dlkit.core.search import Search
+from dlkit.core.suggest import Sweep, combine
 from dlkit.nn import lrfind as finder
 from dlkit.nn.fit import Diverged, fit
 from dlkit.nn.job import Job, prepare
-from dlkit.nn.stop import Stop
 from dlkit.nn.train import begin
+from dlkit.nn.watch import Watch
 
 MLP = "flatten linear:128 relu linear:128 relu linear:10"
 CNN = "conv:16,k3,p1 bn relu maxpool:k2 conv:32,k3,p1 bn relu maxpool:k2 flatten linear:10"
@@ -65,8 +67,8 @@ def trained(job: Job, epochs: int, lr: float, schedule: str) -> float:
     job = replace(job, recipe=recipe)
     with console.progress(0) as bar:
         try:
-            state = begin(job, recipe)
-            return [e.valid_loss for e in fit(state, job.train, job.valid, job.objective, recipe, Stop(), bar)][-1]
+            shown = fit(begin(job), job.train, job.valid, job.objective, recipe, Watch(), bar)
+            return [epoch.valid_loss for epoch in shown if epoch][-1]
         except Diverged:
             return math.inf
 
@@ -93,7 +95,7 @@ def _jobs(task: str, optimizer: str) -> Iterator[tuple[str, Callable[[Job], Any]
 
 def curve(job: Job, seed: int) -> Curve:
     with console.progress(0) as bar:
-        found = finder.sweep(job, seed, finder.START, finder.END, STEPS, bar)
+        found = finder.sweep(job, Search(steps=STEPS), seed, bar)
     return {"lrs": found.lrs, "losses": found.losses, "smoothed": found.smoothed}
 
 
@@ -133,7 +135,7 @@ def torch_lr_finder(c: Curve) -> float:
 
 
 def ours(curves: list[Curve], recipe: Recipe) -> float | None:
-    return finder.combine([finder.Sweep(**c) for c in curves], recipe.schedule).suggestion
+    return combine([Sweep(**c) for c in curves], recipe.schedule).suggestion
 
 
 # The report --------------------------------------------------------------------------------------
@@ -175,7 +177,7 @@ def report(done: dict[str, Any]) -> None:
 def _row(rates: list[float], losses: list[float], curves: list[Curve], recipe: Recipe) -> dict[str, float]:
     row = {"best lr": rates[losses.index(min(losses))], "dlkit": regret(rates, losses, ours(curves, recipe))}
     for rule in ("valley", "steep", "minimum", "slide"):
-        found = finder.combine([finder.Sweep(**c) for c in curves], recipe.schedule).rules[rule]
+        found = combine([Sweep(**c) for c in curves], recipe.schedule).rules[rule]
         row[rule] = regret(rates, losses, found)
     for rule in (fastai_valley, lightning, torch_lr_finder):
         row[rule.__name__] = statistics.fmean(regret(rates, losses, rule(c)) for c in curves)

@@ -1,56 +1,66 @@
-"""The rules of the finder, on curves whose answers are known."""
+"""The finder from the outside: it repeats, leaves nothing behind, says no, and its rate is that of `--lr auto`."""
 
-import math
+import json
 
 import numpy as np
 import pytest
 
-from dlkit.nn.lrfind import Sweep, combine, suggest
+
+def test_the_finder_leaves_nothing_behind(inside, tmp_path):
+    ran = inside("lrfind", "iris", "--json")
+    assert ran.code == 0 and not list(tmp_path.iterdir())
+    summary = json.loads(ran.out)["summary"]
+    assert summary["low"] <= summary["suggestion"] <= summary["high"]
+    assert set(summary["suggestions"]) == {"valley", "steep", "minimum", "slide"}
+    again = json.loads(inside("lrfind", "iris", "--json").out)["summary"]
+    assert again == summary
 
 
-def curve(loss, steps: int = 150, start: float = 1e-6, end: float = 10.0, noise: float = 0.0, seed: int = 0) -> Sweep:
-    """A sweep whose smoothed loss is loss(log10 lr), with scatter in the single losses."""
-    lrs = [start * (end / start) ** (i / (steps - 1)) for i in range(steps)]
-    smooth = [loss(math.log10(lr)) for lr in lrs]
-    scatter = np.random.default_rng(seed).normal(0, noise, steps) if noise else np.zeros(steps)
-    return Sweep(lrs, [float(a + b) for a, b in zip(smooth, scatter, strict=True)], smooth)
+def test_the_finder_says_no_where_there_is_nothing_to_find(inside, tmp_path):
+    """Labels without any relation to the inputs."""
+    rng = np.random.default_rng(0)
+    np.savez(tmp_path / "noise.npz", X=rng.normal(size=(4000, 3)), y=rng.integers(0, 2, 4000))
+    ran = inside("lrfind", "noise.npz", "linear:2", "--json")
+    assert ran.code == 1
+    answer = json.loads(ran.out)
+    assert answer["ok"] is False and answer["summary"]["suggestion"] is None
+    assert "no clear minimum" in ran.err
 
 
-def bowl(x: float) -> float:
-    """Flat at 2 until 1e-4, a fall to 0.5 at 1e-1, and up again."""
-    return 2 - 1.5 / (1 + math.exp(-3 * (x + 2.5))) + 40 / (1 + math.exp(-6 * (x - 0.6)))
+def test_auto_is_the_run_with_the_rate_that_is_found(inside, tmp_path):
+    """To the last bit, with dropout in the network and the printed command's options in both."""
+    said = ["digits", "flatten", "linear:32", "relu", "dropout:0.2", "linear:10", "--optimizer", "sgd", "--clip", "5"]
+    rate = inside("lrfind", *said, "-q").out.strip()
+    for name, lr in (("a", "auto"), ("b", rate)):
+        assert inside("train", *said, "--epochs", "2", "--lr", lr, "--out", name).code == 0
+    weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in "ab"]
+    configs = [json.loads((tmp_path / name / "config.json").read_text())["recipe"] for name in "ab"]
+    assert weights[0] == weights[1] and configs[0] == configs[1]
+    assert configs[0]["lr"] == float(rate)
 
 
-def test_the_rules_on_a_bowl():
-    found = suggest(curve(bowl))
-    xs = np.linspace(-6, 1, 150)[5:-5]
-    ys = np.array([bowl(x) for x in xs])
-    assert math.log10(found.minimum) == pytest.approx(xs[ys.argmin()] - 1, abs=0.06)
-    assert math.log10(found.steep) == pytest.approx(xs[np.gradient(ys, xs)[: ys.argmin()].argmin()], abs=0.06)
-    assert found.valley < found.minimum * 10 and found.slide is not None
-    assert found.consensus == sorted([found.valley, found.steep, found.minimum])[1]
+def test_the_printed_command_says_the_recipe(inside):
+    ran = inside("lrfind", "iris", "--optimizer", "sgd", "--no-nesterov", "--batch-size", "16", "--seeds", "1")
+    assert "next: dlkit train iris --batch-size 16 --optimizer sgd --no-nesterov --lr " in ran.err
 
 
-@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e4])
-def test_suggestions_do_not_depend_on_the_scale_of_the_loss(scale):
-    assert suggest(curve(lambda x: scale * bowl(x))) == suggest(curve(bowl))
+def test_verified_by_short_runs(inside):
+    """The best validation loss of rates a factor of three apart, and its neighbours on both sides were tried."""
+    answer = json.loads(inside("lrfind", "iris", "--verify", "2", "--json").out)["summary"]
+    tried = {run["lr"]: run["valid_loss"] for run in answer["verified"]}
+    assert len(tried) >= 5 and answer["suggestion"] == min(tried, key=tried.get)
 
 
-@pytest.mark.parametrize("loss", [lambda x: 1.0, lambda x: 1 + 0.1 * (x + 6), lambda x: 1 - 0.001 * (x + 6)])
-def test_no_fall_is_no_suggestion(loss):
-    found = combine([curve(loss, noise=0.05, seed=i) for i in range(3)])
-    assert found.suggestion is None and found.low is None and found.high is None
+def test_a_linear_sweep(inside):
+    words = ["--spacing", "linear", "--start", "0.001", "--end", "0.1", "--steps", "50", "--seeds", "1", "--json"]
+    answer = json.loads(inside("lrfind", "iris", *words).out)
+    steps = np.diff([row["lr"] for row in answer["rows"]])
+    assert steps == pytest.approx(0.099 / 49)
 
 
-def test_a_sweep_cut_short_gives_nothing():
-    short = Sweep([1e-6, 1e-5], [1.0, 1.0], [1.0, 1.0])
-    assert suggest(short).consensus is None
-    assert combine([short]).suggestion is None
-
-
-def test_median_and_spread_over_seeds():
-    shifted = [curve(lambda x, s=s: bowl(x + s)) for s in (0.0, 0.5, -0.5)]
-    found = combine(shifted)
-    assert found.low < found.suggestion < found.high
-    assert found.suggestion == pytest.approx(suggest(shifted[0]).consensus, rel=0.05)
-    assert math.log10(found.high / found.low) == pytest.approx(1.0, abs=0.1)
+def test_auto_without_a_minimum_is_an_error(inside, tmp_path):
+    rng = np.random.default_rng(0)
+    np.savez(tmp_path / "noise.npz", X=rng.normal(size=(4000, 3)), y=rng.integers(0, 2, 4000))
+    ran = inside("train", "noise.npz", "linear:2", "--lr", "auto")
+    assert (ran.code, ran.out) == (1, "") and "no clear minimum" in ran.err
+    assert not (tmp_path / "runs").exists()

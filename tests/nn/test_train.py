@@ -117,27 +117,6 @@ def test_a_signal_keeps_what_was_learnt(tmp_path, signum, code):
     assert len(logged) == 1 + len(rest.splitlines())
 
 
-def test_the_finder_leaves_nothing_behind(inside, tmp_path):
-    ran = inside("lrfind", "iris", "--json")
-    assert ran.code == 0 and not list(tmp_path.iterdir())
-    summary = json.loads(ran.out)["summary"]
-    assert summary["low"] <= summary["suggestion"] <= summary["high"]
-    assert set(summary["suggestions"]) == {"valley", "steep", "minimum", "slide"}
-    again = json.loads(inside("lrfind", "iris", "--json").out)["summary"]
-    assert again == summary
-
-
-def test_the_finder_says_no_where_there_is_nothing_to_find(inside, tmp_path):
-    """Labels without any relation to the inputs."""
-    rng = np.random.default_rng(0)
-    np.savez(tmp_path / "noise.npz", X=rng.normal(size=(4000, 3)), y=rng.integers(0, 2, 4000))
-    ran = inside("lrfind", "noise.npz", "linear:2", "--json")
-    assert ran.code == 1
-    answer = json.loads(ran.out)
-    assert answer["ok"] is False and answer["summary"]["suggestion"] is None
-    assert "no clear minimum" in ran.err
-
-
 @pytest.mark.parametrize(
     ("name", "words", "metric", "bound"),
     [

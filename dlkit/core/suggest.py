@@ -1,0 +1,131 @@
+"""The rules that read a learning rate off the curves of range tests, and their consensus over several of them."""
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+PEAKS = {"one-cycle": 4.0}
+"""How many times the rate that the rules read off the curve a schedule's peak is: one-cycle is at it for a moment only,
+where a constant rate stays. Measured by tests/bench/lrfind.py; 1 for the others."""
+RULES = ("valley", "steep", "minimum", "slide")
+TRIM = 5
+"""Points left out at each end when suggesting: the average is still settling, the loss already climbing."""
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """The recorded points of one sweep: rate, loss of the batch, bias-corrected moving average of the loss."""
+
+    lrs: list[float]
+    losses: list[float]
+    smoothed: list[float]
+
+
+@dataclass(frozen=True)
+class Suggestions:
+    """The rate that each rule picks; None where a rule finds nothing."""
+
+    valley: float | None
+    steep: float | None
+    minimum: float | None
+    slide: float | None
+
+    @property
+    def consensus(self) -> float | None:
+        """The median of valley, steep and minimum; None where one of them is missing."""
+        values = [self.valley, self.steep, self.minimum]
+        return statistics.median(v for v in values if v is not None) if None not in values else None
+
+
+def suggest(found: Sweep) -> Suggestions:
+    """Apply every rule to the smoothed curve without its ends."""
+    lrs, ys = found.lrs[TRIM:-TRIM], found.smoothed[TRIM:-TRIM]
+    if len(ys) < 10 or not _falls(found):
+        return Suggestions(None, None, None, None)
+    lowest = min(range(len(ys)), key=ys.__getitem__)
+    slopes = [_slope(lrs, ys, i) for i in range(len(ys))]
+    steepest = min(range(lowest + 1), key=slopes.__getitem__)
+    return Suggestions(_valley(lrs, ys), lrs[steepest], lrs[lowest] / 10, _slide(lrs, ys, slopes))
+
+
+def _falls(found: Sweep) -> bool:
+    """Whether the loss falls by clearly more than it scatters: otherwise there is no minimum to speak of."""
+    head = found.smoothed[TRIM : 3 * TRIM]
+    scatter = statistics.pstdev(a - b for a, b in zip(found.losses, found.smoothed, strict=True) if a <= 2 * head[0])
+    drop = statistics.median(head) - min(found.smoothed[TRIM:])
+    # The average of weight .9 scatters with about a quarter of the losses' own deviation; three of those are clear.
+    return drop > 0.75 * scatter and drop > 0.01 * abs(statistics.median(head))
+
+
+def _slope(lrs: Sequence[float], ys: Sequence[float], i: int) -> float:
+    """Δloss/Δln(lr) by central difference."""
+    a, b = max(i - 1, 0), min(i + 1, len(ys) - 1)
+    return (ys[b] - ys[a]) / math.log(lrs[b] / lrs[a])
+
+
+def _valley(lrs: Sequence[float], ys: Sequence[float]) -> float:
+    """Half-way along the longest decreasing subsequence of the losses (fastai's valley)."""
+    lengths = [1] * len(ys)
+    for i in range(len(ys)):
+        lengths[i] += max((lengths[j] for j in range(i) if ys[j] > ys[i]), default=0)
+    end = max(range(len(ys)), key=lengths.__getitem__)
+    return lrs[max(end - lengths[end] // 2, 0)]
+
+
+def _slide(lrs: Sequence[float], ys: Sequence[float], slopes: Sequence[float]) -> float | None:
+    """The last rate, before the final climb, at which the loss still falls by 5 % of its range a decade."""
+    threshold = 0.05 * (max(ys[: len(ys) // 2]) - min(ys)) / math.log(10)
+    falling = [i for i, slope in enumerate(slopes) if slope < -threshold]
+    return lrs[falling[-1]] if falling else None
+
+
+@dataclass(frozen=True)
+class Found:
+    """The answer over several seeds: the median suggestion, its spread, what each rule reads, and the mean curve."""
+
+    suggestion: float | None
+    low: float | None
+    high: float | None
+    rules: dict[str, float | None]
+    curve: Sweep
+
+    @property
+    def decades(self) -> float | None:
+        """The spread over seeds."""
+        return None if self.low is None or self.high is None else math.log10(self.high / self.low)
+
+
+def combine(sweeps: Sequence[Sweep], schedule: str, rule: str = "consensus") -> Found:
+    """The median over sweeps of what a rule says, for the peak of `schedule`; nothing where most sweeps find nothing.
+
+    `rules` are as read off the curves, for a constant rate.
+    """
+    suggested = [suggest(s) for s in sweeps]
+    rules = {name: _median([getattr(s, name) for s in suggested]) for name in RULES}
+    values = [getattr(s, rule) for s in suggested if s.consensus is not None and getattr(s, rule) is not None]
+    curve = _mean_curve(sweeps)
+    if 2 * len(values) <= len(sweeps):
+        return Found(None, None, None, rules, curve)
+    peak = PEAKS.get(schedule, 1.0)
+    middle, low, high = (rounded(peak * f(values)) for f in (statistics.median, min, max))
+    return Found(middle, low, high, rules, curve)
+
+
+def _median(values: Sequence[float | None]) -> float | None:
+    there = [v for v in values if v is not None]
+    return rounded(statistics.median(there)) if there else None
+
+
+def rounded(value: float) -> float:
+    """Two significant digits: the finder knows no more than that."""
+    return float(f"{value:.2g}")
+
+
+def _mean_curve(sweeps: Sequence[Sweep]) -> Sweep:
+    length = min(len(s.lrs) for s in sweeps)
+
+    def mean(name: str) -> list[float]:
+        return [statistics.fmean(values) for values in zip(*(getattr(s, name)[:length] for s in sweeps), strict=True)]
+
+    return Sweep(sweeps[0].lrs[:length], mean("losses"), mean("smoothed"))
