@@ -4,6 +4,7 @@ import contextlib
 import errno
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from dlkit.core.errors import DlkitError, ExitCode, bad_data, nearest
@@ -46,16 +47,24 @@ def write_atomic(path: Path, data: bytes) -> None:
 
     What was written is read again before it takes the old one's place: a file system may lie about success.
     """
-    import tempfile  # 2 ms that a calculator never needs
-
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    temporary = Path(name)
-    try:
-        with os.fdopen(handle, "wb") as out:
+    with replacing(path) as temporary:
+        with temporary.open("wb") as out:
             out.write(data)
             out.flush()
             os.fsync(out.fileno())
         _verify(temporary, data)
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A file beside `path` to write to, which takes its place when the block ends, and is gone if that fails."""
+    import tempfile  # 2 ms that a calculator never needs
+
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
         temporary.chmod(0o644)
         temporary.replace(path)
     except BaseException:
@@ -63,6 +72,12 @@ def write_atomic(path: Path, data: bytes) -> None:
             temporary.unlink()
         raise
     sync_directory(path.parent)
+
+
+def sync_file(path: Path) -> None:
+    """Make a file's content durable before its name is: without it a crash may leave the name with nothing in it."""
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
 
 
 def _verify(path: Path, data: bytes) -> None:

@@ -245,11 +245,18 @@ def _facts(result: Result) -> Any:
         value = result.summary.get(fact.name)
         if value is None:
             continue
-        part = Text.assemble((f"{fact.heading} ", "dim"), human(value, fact.kind))
+        part = Text.assemble((f"{fact.heading} ", "dim"), human(value, fact.kind), _interval(result.summary, fact))
         if lines[-1] and lines[-1].cell_len + part.cell_len + 5 > width:
             lines.append(Text())
         lines[-1].append("  ·  " if lines[-1] else " ").append(part)
     return Text("\n").join(lines)
+
+
+def _interval(summary: dict[str, Any], fact: Column) -> str:
+    """How sure a fact is, where the summary says: ' (96.1 % … 98.0 %)'."""
+    ends = [summary.get(f"{fact.name}_{side}") for side in ("low", "high")]
+    known = all(isinstance(end, float) and abs(end) < float("inf") for end in ends)
+    return f" ({' … '.join(human(end, fact.kind) for end in ends)})" if known else ""
 
 
 _WRITERS = {"table": _table, "tsv": _tsv, "csv": _csv, "json": _json, "jsonl": _jsonl}

@@ -154,7 +154,22 @@ def _read(path: Path) -> bytes:
         raise DlkitError(f"{path}: {(failure.strerror or str(failure)).lower()}", code=ExitCode.NO_INPUT) from None
 
 
-def decode(path: Path, data: bytes, size: int) -> np.ndarray:
+def whole_pictures(root: Path) -> dict[str, Path]:
+    """Every image below a folder, by its path within it; a file is the one image of its own name."""
+    if root.is_file():
+        return {root.name: root}
+    try:
+        return {path.relative_to(root).as_posix(): path for path in sorted(_below(root)) if _is_picture(path)}
+    except OSError as failure:
+        raise missing(str(failure.filename or root), failure) from None
+
+
+def decode_whole(path: Path) -> np.ndarray:
+    """3×H×W uint8, as `decode`, of the size that the file has."""
+    return decode(path, _read(path), None)
+
+
+def decode(path: Path, data: bytes, size: int | None) -> np.ndarray:
     """3×size×size uint8: upright, alpha over white, the shorter side to `size`, the centre cut out.
 
     A file that is damaged, cut short or has over 100 million pixels is refused by name.
@@ -164,6 +179,8 @@ def decode(path: Path, data: bytes, size: int) -> np.ndarray:
             width, height = image.size
             if width * height > MOST_PIXELS:
                 raise bad_data(f"{path}: {width}×{height} pixels; {MOST_PIXELS:,} is the most")
+            if size is None:
+                return np.asarray(_opaque(ImageOps.exif_transpose(image))).transpose(2, 0, 1)
             # A JPEG is decoded at a half, a quarter or an eighth, as long as that is twice what is wanted.
             image.draft(None, (2 * size, 2 * size))
             return _square(_opaque(ImageOps.exif_transpose(image)), size)

@@ -37,18 +37,18 @@ def balanced_accuracy(table: np.ndarray) -> float:
 class PerClass:
     """K each. Where nothing is predicted or nothing is true, 0/0 is 0 (`zero_division=0` of scikit-learn).
 
-    support  rows of the class in the truth; `there` is True where truth or predictions have it
+    support, predicted   rows of the class in the truth, and among the predictions
     """
 
     precision: np.ndarray
     recall: np.ndarray
     f1: np.ndarray
     support: np.ndarray
-    there: np.ndarray
+    predicted: np.ndarray
 
     def macro(self, name: str) -> float:
         """Mean over the classes that are there, in the truth or in the predictions."""
-        return float(np.mean(getattr(self, name)[self.there]))
+        return float(np.mean(getattr(self, name)[self.support + self.predicted > 0]))
 
     def weighted(self, name: str) -> float:
         """Mean over the rows' classes: weighted by support."""
@@ -59,7 +59,7 @@ def per_class(table: np.ndarray) -> PerClass:
     """Precision, recall and F1 of each class from a confusion table."""
     hits, predicted, support = np.diag(table), table.sum(0), table.sum(1)
     precision, recall, f1 = _ratio(hits, predicted), _ratio(hits, support), _ratio(2 * hits, predicted + support)
-    return PerClass(precision, recall, f1, support, predicted + support > 0)
+    return PerClass(precision, recall, f1, support, predicted)
 
 
 def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
@@ -120,10 +120,15 @@ def log_losses(truth: np.ndarray, proba: np.ndarray) -> np.ndarray:
     return np.asarray(-np.log(np.clip(proba[np.arange(len(truth)), truth], eps, 1 - eps)))
 
 
-def brier(truth: np.ndarray, proba: np.ndarray) -> float:
-    """Mean squared error of the probabilities (Brier 1950): Σ_k (p_k − y_k)², halved for two classes (0 … 1)."""
+def brier_errors(truth: np.ndarray, proba: np.ndarray) -> np.ndarray:
+    """N float64: Σ_k (p_k − y_k)², halved for two classes, so that it lies in 0 … 1 there (Brier 1950)."""
     errors = ((proba - np.eye(proba.shape[1])[truth]) ** 2).sum(1)
-    return float(errors.mean() / (2 if proba.shape[1] == 2 else 1))
+    return np.asarray(errors / (2 if proba.shape[1] == 2 else 1))
+
+
+def brier(truth: np.ndarray, proba: np.ndarray) -> float:
+    """Mean squared error of the probabilities, as scikit-learn's brier_score_loss."""
+    return float(brier_errors(truth, proba).mean())
 
 
 def calibration_error(truth: np.ndarray, proba: np.ndarray, bins: int = BINS) -> float:

@@ -1,6 +1,6 @@
 """What a reader found, before its columns have types and roles: the readers' common product."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import polars as pl
@@ -28,3 +28,11 @@ class Table:
     @property
     def rows(self) -> int:
         return self.frame.height if self.arrays is None else len(self.arrays)
+
+    def keep(self, mask: np.ndarray) -> "Table":
+        """The rows where `mask`, N bool, is true."""
+        if mask.all():
+            return self
+        arrays, fixed = (None if part is None else part[mask] for part in (self.arrays, self.fixed_split))
+        frame = self.frame.filter(mask)
+        return replace(self, frame=frame, place=self.place.keep(mask), arrays=arrays, fixed_split=fixed)

@@ -1,0 +1,108 @@
+"""What `eval` and `predict` share: runs of any kind opened as predictors, alone or as an ensemble."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from dlkit.core import console
+from dlkit.core.errors import DlkitError
+from dlkit.core.reading import Reading
+from dlkit.core.run import Run, open_run
+
+if TYPE_CHECKING:
+    from dlkit.data.ensemble import Ensemble, Member
+
+_ENSEMBLE = "Several runs, several views"
+Words = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="RUN... DATA",
+        help="Run directories of train, baseline or cluster, then the data: a file, a folder, - or a set's name.",
+        show_default=False,
+    ),
+]
+Weights = Annotated[
+    str | None,
+    typer.Option(
+        metavar="W1,W2,…|FILE", rich_help_panel=_ENSEMBLE, show_default="all the same",
+        help="Weights of the runs, or labelled rows that none has seen, to fit them on.",
+    ),
+]  # fmt: skip
+Stack = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE", rich_help_panel=_ENSEMBLE,
+        help="Labelled rows that no run has seen: a logistic (ridge) regression on the runs' predictions is fitted "
+        "on them.",
+    ),
+]  # fmt: skip
+Tta = Annotated[
+    str | None,
+    typer.Option(
+        metavar="VIEWS", rich_help_panel=_ENSEMBLE,
+        help="Average over views of each image: flip, vflip, crop, or several (flip,crop). Only those that keep what "
+        "the image is.",
+    ),
+]  # fmt: skip
+
+READING = ("na", "delimiter", "header", "encoding")
+"""What may be said about reading a source whose columns the run knows already."""
+NOT_READING = tuple(name for name in Reading.__dataclass_fields__ if name not in READING)
+
+
+def split_words(words: Sequence[str] | None, command: str) -> tuple[list[str], str]:
+    """(runs, data)."""
+    if not words or len(words) < 2:
+        example = f"for example: dlkit {command} runs/iris-mlp-1 iris"
+        raise DlkitError("a run directory and the data are needed" if not words else "the data is missing", example)
+    return list(words[:-1]), words[-1]
+
+
+def open_ensemble(
+    paths: Sequence[str], reading: Reading, device: str, tta: str | None, weights: str | None, stack: str | None
+) -> "Ensemble":
+    """The runs as one predictor: averaged, weighted or stacked."""
+    from dlkit.data import ensemble
+
+    if len(paths) == 1 and (weights or stack):
+        raise DlkitError(f"--{'weights' if weights else 'stack'} is for several runs; this is one")
+    if weights and stack:
+        raise DlkitError("--weights and --stack exclude each other")
+    whole = ensemble.ensemble([_member(open_run(path), device, tta) for path in paths])
+    if stack:
+        from dlkit.ml.stack import fit
+
+        return replace(whole, combine=fit(*_known(whole, stack, reading, "--stack"), whole.task))
+    if not weights:
+        return whole
+    numbers = ensemble.parse_weights(weights, len(paths))
+    if numbers is None:
+        numbers = ensemble.fit_weights(*_known(whole, weights, reading, "--weights"))
+        console.note("weights: " + ", ".join(f"{p} {w:.3f}" for p, w in zip(paths, numbers, strict=True)))
+    return replace(whole, combine=ensemble.weighted(numbers))
+
+
+def _known(whole: "Ensemble", source: str, reading: Reading, option: str) -> tuple[Any, Any]:
+    """What the members predict for rows that none has seen, and what is true of them."""
+    from dlkit.data.ensemble import labelled, refuse_seen
+
+    rows = labelled(source, whole.schema, reading)
+    refuse_seen(whole.members, rows.table, option)
+    return whole.each(rows.table, reading), rows.truth
+
+
+def _member(run: Run, device: str, tta: str | None) -> "Member":
+    from dlkit.data.ensemble import member
+
+    if run.command == "train":
+        from dlkit.nn.predictor import open_network
+        from dlkit.nn.views import parse
+
+        return member(run, open_network(run, device, parse(tta) if tta else ()))
+    from dlkit.ml.persist import load
+
+    if tta:
+        raise DlkitError(f"--tta is for networks; {run.path} is a run of {run.command}")
+    return member(run, load(run))

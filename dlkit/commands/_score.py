@@ -1,0 +1,105 @@
+"""What `eval` scores besides runs: files of predictions, pairs of images, sets of features."""
+
+from typing import Annotated, Any, Literal
+
+import typer
+
+from dlkit.commands import _options as opt
+from dlkit.core import complete
+from dlkit.core.errors import DlkitError
+from dlkit.core.reading import Reading
+from dlkit.core.result import Result
+
+_FILE, _OTHER = "A file of predictions", "Images and features"
+
+
+def _column(what: str) -> Any:
+    option = typer.Option(help=what, metavar="COLUMN", autocompletion=complete.columns, rich_help_panel=_FILE)
+    return Annotated[str | None, option]
+
+
+def _two(what: str) -> Any:
+    return Annotated[tuple[str, str] | None, typer.Option(metavar="A B", help=what, rich_help_panel=_OTHER)]
+
+
+Predictions = Annotated[
+    str | None, typer.Option(metavar="FILE", help="A table with the columns named below.", rich_help_panel=_FILE)
+]
+Truth = _column("What is true; with --query, how relevant.")
+Pred = _column("What was predicted; with --query, the score.")
+Proba = Annotated[
+    str | None,
+    typer.Option(
+        metavar="PREFIX|COLUMN",
+        rich_help_panel=_FILE,
+        show_default="p_",
+        help="Class probabilities: columns PREFIX + class, or the second class's alone.",
+    ),
+]
+Query = _column("Rows of one query are a ranking: MRR, nDCG.")
+Gain = Annotated[
+    Literal["linear", "exponential"], typer.Option(help="nDCG: relevance, or 2^relevance - 1.", rich_help_panel=_FILE)
+]
+At = Annotated[int | None, typer.Option(min=1, help="nDCG down to this rank.", rich_help_panel=_FILE)]
+LogProb = _column("Natural log-probabilities: perplexity.")
+Task = Annotated[
+    Literal["classification", "regression"] | None,
+    typer.Option(help="What --truth is.", rich_help_panel=_FILE, show_default="told by --truth"),
+]
+Images = _two("Image pairs: two folders, or two arrays. PSNR and SSIM.")
+Window = Annotated[Literal["gaussian", "uniform"], typer.Option(help="SSIM's window.", rich_help_panel=_OTHER)]
+DataRange = Annotated[
+    float | None,
+    typer.Option(
+        parser=opt.positive,
+        metavar="NUMBER",
+        rich_help_panel=_OTHER,
+        help="How far pixels may lie apart.",
+        show_default="255 for bytes, 1 for numbers in [0, 1]",
+    ),
+]
+Features = _two("Two tables or arrays of features. Fréchet distance.")
+Inception = Annotated[
+    str | None, typer.Option(metavar="FILE", help="Class probabilities. Inception score.", rich_help_panel=_OTHER)
+]
+Splits = Annotated[
+    int | None,
+    typer.Option(
+        min=1, help="Parts of the inception score.", rich_help_panel=_OTHER, show_default="10; 1 below 1000 rows"
+    ),
+]
+
+
+def one_of(**asked: Any) -> str:
+    """The name of the one thing that is to be scored."""
+    given = [name for name, value in asked.items() if value]
+    if len(given) > 1:
+        first, second = (name if name == "RUN" else f"--{name}" for name in given[:2])
+        raise DlkitError(f"{first} and {second} are two things to score: one at a time")
+    return given[0] if given else "RUN"
+
+
+def refuse_for_runs(**options: Any) -> None:
+    """Options that name columns of a predictions file mean nothing for a run, which knows its own."""
+    for name, value in options.items():
+        if value is not None:
+            raise DlkitError(f"--{name.replace('_', '-')} is for --predictions FILE; a run knows its target")
+
+
+def pairs(
+    reading: Reading,
+    images: tuple[str, str] | None,
+    features: tuple[str, str] | None,
+    inception: str | None,
+    window: str,
+    data_range: float | None,
+    splits: int | None,
+) -> Result:
+    """PSNR and SSIM, Fréchet distance or inception score."""
+    from dlkit.data import pairs
+
+    if images:
+        return pairs.images(*images, window, data_range)
+    if features:
+        return pairs.features(*features, reading)
+    return pairs.inception(str(inception), splits, reading)

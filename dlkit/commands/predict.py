@@ -1,0 +1,45 @@
+"""Append predictions to a table: what a trained run, or several together, say of each row.
+
+Examples:
+  dlkit predict runs/titanic-mlp-1 new.csv > predicted.tsv
+  dlkit predict runs/titanic-mlp-1 new.csv --out predicted.parquet
+  cat new.csv | dlkit predict runs/titanic-mlp-1 - --format jsonl
+  dlkit predict runs/titanic-mlp-1 runs/titanic-boosting-1 new.csv --out both.csv
+
+The input's columns stay, in their order and as they are written; then come `prediction` and,
+for classes, the probability of each (`p_yes`); for a run of cluster, `cluster`. Columns are
+found by name and read as they were at training; no target is needed. CSV, TSV, JSON lines
+and Parquet are read and written piece by piece, so that a file of any size fits.
+Next: dlkit eval --predictions scores what was written.
+"""
+
+from typing import Annotated
+
+import typer
+
+from dlkit.commands import _options as opt
+from dlkit.commands import _runs
+from dlkit.core.reading import Reading
+from dlkit.core.result import Result
+
+
+@opt.reading(without=_runs.NOT_READING)
+def command(
+    reading: Reading,
+    words: _runs.Words = None,
+    *,
+    out: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Write there, whole or not at all: .csv, .tsv, .jsonl (.gz), .parquet."),
+    ] = None,
+    prefix: Annotated[str, typer.Option(metavar="TEXT", help="Goes before the names of the new columns.")] = "",
+    device: opt.Device = "auto",
+    tta: _runs.Tta = None,
+    weights: _runs.Weights = None,
+    stack: _runs.Stack = None,
+) -> Result:
+    runs, data = _runs.split_words(words, "predict")
+    whole = _runs.open_ensemble(runs, reading, device, tta, weights, stack)
+    from dlkit.data import predict
+
+    return predict.written(whole, data, reading, prefix, out) if out else predict.printed(whole, data, reading, prefix)

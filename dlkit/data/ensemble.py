@@ -1,0 +1,179 @@
+"""Several predictors as one: averaged, weighted or stacked (S178-S180)."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from dlkit.core.errors import DlkitError, bad_data
+from dlkit.core.reading import Reading
+from dlkit.core.run import Run
+from dlkit.data import metrics
+from dlkit.data.known import known_rows, truth
+from dlkit.data.load import read_table
+from dlkit.data.predictor import Predictor
+from dlkit.data.schema import Schema
+from dlkit.data.table import Table
+
+Combine = Callable[[np.ndarray], np.ndarray]
+"""M×N×K probabilities or M×N values of M members -> N×K or N."""
+
+
+@dataclass(frozen=True)
+class Member:
+    """A predictor, the name of its run, and the cells that mean missing in what it was fitted on."""
+
+    name: str
+    predictor: Predictor
+    na: tuple[str, ...] = ()
+    fingerprint: str | None = None
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """One predictor or several of the same target, and how their predictions become one."""
+
+    members: tuple[Member, ...]
+    combine: Combine | None = None
+
+    @property
+    def schema(self) -> Schema:
+        """That of the first member: its classes are the columns of what is predicted."""
+        return self.members[0].predictor.schema
+
+    @property
+    def task(self) -> str:
+        return self.members[0].predictor.task
+
+    def each(self, table: Table, reading: Reading) -> np.ndarray:
+        """M×N×K or M×N: what each member predicts, classes in the order of the first one's."""
+        return np.stack([self._one(member, table, reading) for member in self.members])
+
+    def _one(self, member: Member, table: Table, reading: Reading) -> np.ndarray:
+        schema = member.predictor.schema
+        rows = known_rows(table, schema, replace(reading, na=(*reading.na, *member.na)))
+        found = member.predictor.predict(rows)
+        return found if found.ndim == 1 else found[:, [schema.classes.index(name) for name in self.schema.classes]]
+
+    def together(self, each: np.ndarray) -> np.ndarray:
+        """N×K or N: the members' predictions made one."""
+        return np.asarray(each.mean(0) if self.combine is None else self.combine(each))
+
+    def predict(self, table: Table, reading: Reading) -> np.ndarray:
+        """N×K probabilities or N values."""
+        return self.together(self.each(table, reading))
+
+
+def ensemble(members: Sequence[Member]) -> Ensemble:
+    """The members, averaged; a DlkitError where they do not predict the same."""
+    first = members[0].predictor.schema
+    for member in members[1:]:
+        schema = member.predictor.schema
+        if (schema.task, schema.target) != (first.task, first.target):
+            ours, theirs = (f"{s.task} of {s.target!r}" for s in (first, schema))
+            raise DlkitError(f"{members[0].name} is a {ours}, {member.name} a {theirs}: they cannot be combined")
+        odd = set(schema.classes) ^ set(first.classes)
+        if odd:
+            raise DlkitError(f"{members[0].name} and {member.name} have not the same classes: {min(odd)!r}")
+    return Ensemble(tuple(members))
+
+
+def weighted(weights: np.ndarray) -> Combine:
+    """A weighted mean, the weights made to sum to 1."""
+    shares = weights / weights.sum()
+    return lambda each: np.tensordot(shares, each, 1)
+
+
+def parse_weights(text: str, members: int) -> np.ndarray | None:
+    """The numbers in `0.7,0.3`, one for each member; None where the text is not numbers but names a file."""
+    try:
+        weights = np.array([float(part) for part in text.split(",")])
+    except ValueError:
+        return None
+    if not (np.isfinite(weights).all() and (weights >= 0).all() and weights.sum() > 0):
+        raise DlkitError(f"--weights {text}: weights are numbers of at least 0, and not all 0")
+    if len(weights) != members:
+        raise DlkitError(f"--weights {text}: {len(weights)} weights for {members} runs")
+    return weights
+
+
+def fit_weights(each: np.ndarray, truth: np.ndarray, steps: int = 2000) -> np.ndarray:
+    """M weights that sum to 1 and make the mean of the members best on these rows.
+
+    M×N×K probabilities: log loss, by expectation-maximisation of the mixture's weights, which cannot overshoot.
+    M×N values: squared error, by projected gradient steps. Both problems are convex: there is one best value.
+    """
+    if each.ndim == 2:
+        return _least_squares(each, truth, steps)
+    likelihood = np.maximum(each[:, np.arange(len(truth)), truth], np.finfo(np.float64).eps)
+    weights = np.full(len(each), 1 / len(each))
+    for _ in range(steps):
+        shares = weights[:, None] * likelihood
+        new = (shares / shares.sum(0)).mean(1)
+        if np.abs(new - weights).max() < 1e-10:
+            break
+        weights = new
+    return np.asarray(weights)
+
+
+def _least_squares(each: np.ndarray, truth: np.ndarray, steps: int) -> np.ndarray:
+    errors = each - truth  # Σw = 1: the mean's error is the mean of the errors
+    gram = errors @ errors.T / len(truth)
+    rate = 1 / max(float(np.linalg.eigvalsh(gram)[-1]), 1e-300)
+    weights = momentum = np.full(len(each), 1 / len(each))
+    for step in range(steps):
+        new = _onto_simplex(momentum - rate * (gram @ momentum))
+        momentum = new + step / (step + 3) * (new - weights)
+        weights = new
+    return weights
+
+
+def _onto_simplex(point: np.ndarray) -> np.ndarray:
+    """The nearest weights of at least 0 that sum to 1 (Duchi et al. 2008)."""
+    ordered = np.sort(point)[::-1]
+    excess = (np.cumsum(ordered) - 1) / np.arange(1, len(point) + 1)
+    return np.asarray(np.maximum(point - excess[np.flatnonzero(ordered > excess)[-1]], 0))
+
+
+def score(task: str, truth: np.ndarray, predicted: np.ndarray) -> float:
+    """The headline metric of one set of predictions: accuracy, or RMSE."""
+    if task == "classification":
+        return metrics.accuracy(truth, predicted.argmax(1))
+    return metrics.rmse(truth, predicted)
+
+
+def member(run: Run, predictor: Predictor) -> Member:
+    """A run's predictor, with what config.json says on the data that it was fitted on."""
+    options = run.config.get("options")
+    reading = options.get("reading") if isinstance(options, dict) else run.config.get("reading")
+    na = reading.get("na") if isinstance(reading, dict) else ()
+    words = tuple(word for word in na if isinstance(word, str)) if isinstance(na, list) else ()
+    fingerprint = run.config.get("fingerprint")
+    return Member(str(run.path), predictor, words, fingerprint if isinstance(fingerprint, str) else None)
+
+
+@dataclass(frozen=True, eq=False)
+class Labelled:
+    """A table whose rows all have a truth, and that: K indices into the schema's classes, or K values."""
+
+    table: Table
+    truth: np.ndarray
+    left_out: int
+
+
+def labelled(source: str, schema: Schema, reading: Reading) -> Labelled:
+    """The rows of a source that say what is true of them."""
+    if Path(source).is_dir() and len(schema.input_shape) == 3:
+        reading = replace(reading, image_size=schema.input_shape[-1])
+    table = read_table(source, reading, labelled=False)
+    found = truth(table, schema, reading)
+    return Labelled(table.keep(found.kept), found.labels, int((~found.kept).sum()))
+
+
+def refuse_seen(members: Sequence[Member], table: Table, option: str) -> None:
+    """Rows that a member was fitted on say nothing on how good it is on others."""
+    for member in members:
+        if member.fingerprint == table.fingerprint:
+            message = f"{option} {table.place.source}: {member.name} was trained on it, and knows its rows by heart"
+            raise bad_data(message, "give it labelled rows that no run has seen")

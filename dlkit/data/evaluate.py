@@ -1,0 +1,45 @@
+"""What `eval RUN… DATA` answers: one predictor, or several together, against labelled rows."""
+
+from dlkit.core.errors import DlkitError
+from dlkit.core.reading import Reading
+from dlkit.core.result import Result
+from dlkit.data import ensemble, scores
+from dlkit.data.ensemble import Ensemble
+
+
+def evaluate(whole: Ensemble, source: str, reading: Reading) -> Result:
+    """Metrics of the predictor on a source's labelled rows; of each member too, where there are several."""
+    if whole.schema.target is None and not whole.schema.pixels:
+        raise DlkitError(
+            f"{whole.members[0].name} is a run of cluster: there is no truth to compare its clusters with",
+            "dlkit cluster --target COLUMN compares; dlkit predict says the cluster of each row",
+        )
+    rows = ensemble.labelled(source, whole.schema, reading)
+    each = whole.each(rows.table, reading)
+    together = whole.together(each)
+    if whole.task == "classification":
+        result = scores.classified(rows.truth, together.argmax(1), together, whole.schema.classes)
+    else:
+        result = scores.regressed(rows.truth, together)
+    if len(each) > 1:
+        metric = result.headline
+        alone = [ensemble.score(whole.task, rows.truth, one) for one in each]
+        result.summary["runs"] = [{"run": m.name, metric: s} for m, s in zip(whole.members, alone, strict=True)]
+        told = ", ".join(f"{m.name} {s:.4g}" for m, s in zip(whole.members, alone, strict=True))
+        result.notes.append(f"{metric} of each run alone: {told}")
+    result.notes[:0] = _warnings(whole, rows, source)
+    return result
+
+
+def _warnings(whole: Ensemble, rows: ensemble.Labelled, source: str) -> list[str]:
+    """What to know before believing the score."""
+    seen = [member.name for member in whole.members if member.fingerprint == rows.table.fingerprint]
+    notes = []
+    if seen:
+        notes.append(
+            f"{source} is what {', '.join(seen)} was trained on: most of these rows are known to it by heart, and "
+            "the scores are better than they will be on others"
+        )
+    if rows.left_out:
+        notes.append(f"left out {rows.left_out} rows whose {whole.schema.target!r} is missing")
+    return notes

@@ -1,0 +1,289 @@
+"""What `predict` answers: the rows of a source as they came, with predictions appended, a piece at a time."""
+
+import gzip
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from dlkit.core.errors import DlkitError, ExitCode, bad_data
+from dlkit.core.io import replacing, sync_file
+from dlkit.core.reading import Reading
+from dlkit.core.result import Column, Result, Row
+from dlkit.data.ensemble import Ensemble
+from dlkit.data.images import Files
+from dlkit.data.infer import Inference
+from dlkit.data.source import bare_name
+from dlkit.data.stream import tables
+from dlkit.data.table import Table
+
+SHOWN = 40
+"""Rows that a terminal shows; a pipe and a file get all."""
+
+
+@dataclass
+class Tally:
+    """What the predictions were like, counted as they go by."""
+
+    rows: int = 0
+    classes: Counter[str] = field(default_factory=Counter)
+    total: float = 0.0
+    low: float = float("inf")
+    high: float = float("-inf")
+
+    def add(self, predictions: pl.Series) -> None:
+        self.rows += len(predictions)
+        if not predictions.dtype.is_float():
+            self.classes.update(map(str, predictions.to_list()))
+            return
+        values = predictions.to_numpy()
+        self.total += float(values.sum())
+        self.low, self.high = min(self.low, float(values.min())), max(self.high, float(values.max()))
+
+
+class _Told(float):
+    """A number that is written as it stood in its source, 22 or 1.50; in JSON it is a number like any other."""
+
+    __slots__ = ("text",)
+    text: str
+
+    def __repr__(self) -> str:
+        return self.text
+
+
+@dataclass(frozen=True, eq=False)
+class Piece:
+    """Some rows of the source with what was predicted for them.
+
+    given      the source's columns, as they stood
+    appended   prediction, and the probability of each class
+    numeric    the columns of `given` that are text and that the model reads as numbers, as such
+    """
+
+    given: pl.DataFrame
+    appended: pl.DataFrame
+    numeric: dict[str, pl.Series]
+
+    def frame(self, as_read: bool) -> pl.DataFrame:
+        """All columns; `as_read` leaves cells as they stood, else numbers are numbers and an empty cell is none."""
+        columns = list(self.given)
+        if not as_read:
+            columns = [self.numeric.get(cells.name, _no_blanks(cells)) for cells in columns]
+        return pl.DataFrame([*columns, *self.appended])
+
+    def rows(self) -> Iterator[Row]:
+        names = [*self.given.columns, *self.appended.columns]
+        columns = [self._told(cells) for cells in self.given] + [cells.to_list() for cells in self.appended]
+        return (dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True))
+
+    def _told(self, cells: pl.Series) -> list[Any]:
+        numbers = self.numeric.get(cells.name)
+        if numbers is None:
+            return _no_blanks(cells).to_list()
+        found: list[Any] = []
+        for number, text in zip(numbers, cells, strict=True):
+            told = None if number is None else _Told(number)
+            if told is not None:
+                told.text = text
+            found.append(told)
+        return found
+
+
+def _no_blanks(cells: pl.Series) -> pl.Series:
+    return cells.set(cells == "", None) if cells.dtype == pl.String and (cells == "").any() else cells
+
+
+def pieces(whole: Ensemble, source: str, reading: Reading, prefix: str) -> Iterator[Piece]:
+    """The source's rows in order, each piece predicted by itself: bounded memory, whatever the source's size."""
+    if Path(source).is_dir() and len(whole.schema.input_shape) == 3:
+        reading = replace(reading, image_size=whole.schema.input_shape[-1])
+    for table in tables(source, reading):
+        given = _given(table)
+        appended = _appended(whole, whole.predict(table, reading), prefix)
+        twice = next((name for name in appended.columns if name in given.columns), None)
+        if twice is not None:
+            message = f"{source}: it has a column {twice!r} already"
+            raise DlkitError(message, "--prefix TEXT puts a text before the names of the new columns")
+        yield Piece(given, appended, _numeric(whole, table, reading))
+
+
+def _given(table: Table) -> pl.DataFrame:
+    """The columns of a table; of images, which file or row it is, and the label where there is one."""
+    if table.arrays is None:
+        return table.frame
+    name, cells = "row", pl.Series("row", np.arange(1, table.rows + 1))
+    if isinstance(table.place, Files):
+        name, cells = "file", pl.Series("file", list(table.place.files))
+    return pl.DataFrame([cells, *(label for label in table.frame if label.name != name)])
+
+
+def _appended(whole: Ensemble, found: np.ndarray, prefix: str) -> pl.DataFrame:
+    is_cluster = whole.schema.target is None and not whole.schema.pixels
+    name = prefix + ("cluster" if is_cluster else "prediction")
+    if found.ndim == 1:
+        return pl.DataFrame([pl.Series(name, found)])
+    classes = pl.Series(name, list(whole.schema.classes), dtype=pl.String)
+    shares = [pl.Series(f"{prefix}p_{c}", found[:, i]) for i, c in enumerate(classes)]
+    numbers = classes.cast(pl.Int64, strict=False)
+    if numbers.cast(pl.String).equals(classes):  # 0 and 1, but not 00501
+        classes = numbers
+    return pl.DataFrame([classes.gather(found.argmax(1)), *shares])
+
+
+def _numeric(whole: Ensemble, table: Table, reading: Reading) -> dict[str, pl.Series]:
+    """The text columns that the model reads as numbers, read so."""
+    if not table.is_text:
+        return {}
+    member = whole.members[0]
+    inference = Inference(table.place, (*reading.na, *member.na))
+    names = [encoder.column for encoder in member.predictor.schema.encoders if encoder.kind == "numeric"]
+    found = {name: inference.column(table.frame[name], "numeric") for name in names}
+    return {name: values for name, values in found.items() if values is not None}
+
+
+# --- to stdout -------------------------------------------------------------------------------------------------------
+
+
+def printed(whole: Ensemble, source: str, reading: Reading, prefix: str) -> Result:
+    """The rows as they are read: the first piece is predicted at once, so that what can fail fails before a row."""
+    all_pieces = pieces(whole, source, reading, prefix)
+    first = next(all_pieces)
+    tally = Tally()
+    summary: dict[str, Any] = {}
+    columns = [Column(cells.name, _kind(cells)) for cells in first.frame(as_read=False)]
+
+    def rows() -> Iterator[Row]:
+        for piece in chain([first], all_pieces):
+            tally.add(piece.appended.to_series())
+            yield from piece.rows()
+        summary.update(rows=tally.rows, out=None)
+
+    result = Result(columns, rows(), summary, "rows")
+    if first.given.height > SHOWN:
+        few = Piece(first.given.head(SHOWN), first.appended.head(SHOWN), _head(first.numeric))
+        result.overview = list(few.rows())
+        result.notes.append(f"on a terminal the first {SHOWN} rows; --out FILE and a pipe get all")
+    return result
+
+
+def _head(columns: dict[str, pl.Series]) -> dict[str, pl.Series]:
+    return {name: cells.head(SHOWN) for name, cells in columns.items()}
+
+
+def _kind(cells: pl.Series) -> Any:
+    return "float" if cells.dtype.is_float() else "int" if cells.dtype.is_integer() else "text"
+
+
+# --- to a file -------------------------------------------------------------------------------------------------------
+
+
+def written(whole: Ensemble, source: str, reading: Reading, prefix: str, out: str) -> Result:
+    """Every row in a file, whole or not at all; the answer says what the predictions were like."""
+    write = _writer(out)
+    all_pieces = pieces(whole, source, reading, prefix)
+    first, tally = next(all_pieces), Tally()
+
+    def counted() -> Iterator[Piece]:
+        for piece in chain([first], all_pieces):
+            tally.add(piece.appended.to_series())
+            yield piece
+
+    try:
+        with replacing(Path(out)) as temporary:
+            write(temporary, counted())
+            sync_file(temporary)
+    except OSError as failure:
+        reason = (failure.strerror or str(failure)).lower()
+        code = ExitCode.IO_ERROR if failure.errno in _WHILE_WRITING else ExitCode.CANT_CREATE
+        raise DlkitError(f"cannot write {out}: {reason}", code=code) from None
+    return _told(whole, tally, out)
+
+
+_WHILE_WRITING = (5, 27, 28, 122)  # EIO, EFBIG, ENOSPC, EDQUOT
+
+
+def _told(whole: Ensemble, tally: Tally, out: str) -> Result:
+    summary: dict[str, Any] = {"rows": tally.rows, "out": out}
+    facts = [Column("rows", "int"), Column("out")]
+    if whole.task != "classification":
+        numbers = {"mean": tally.total / tally.rows, "low": tally.low, "high": tally.high}
+        columns = [Column("rows", "int"), *(Column(name, "float") for name in numbers)]
+        return Result(columns, [{"rows": tally.rows, **numbers}], summary, "rows", facts)
+    rows: list[Row] = [
+        {"prediction": name, "rows": tally.classes[name], "share": tally.classes[name] / tally.rows}
+        for name in whole.schema.classes
+    ]
+    columns = [Column("prediction"), Column("rows", "int"), Column("share", "share")]
+    return Result(columns, rows, summary, "rows", facts)
+
+
+Write = Callable[[Path, Iterator[Piece]], None]
+
+
+def _writer(out: str) -> Write:
+    """How to write a file of that name. One that no format has: exit code 2."""
+    suffix, is_gz = bare_name(out)[1], out.lower().endswith(".gz")
+    if out.lower().endswith(".zst") or (is_gz and suffix in (".parquet", ".pq")) or suffix not in _FORMATS:
+        hint = "name it .csv, .tsv or .jsonl (also with .gz), or .parquet"
+        raise DlkitError(f"--out {out}: which format? Its name says none that is written", hint)
+    append = _FORMATS[suffix]
+    if append is None:
+        return _parquet
+
+    def write(path: Path, parts: Iterator[Piece]) -> None:
+        with gzip.open(path, "wb") if is_gz else path.open("wb") as file:
+            for i, piece in enumerate(parts):
+                append(piece, file, i == 0)
+
+    return write
+
+
+def _delimited(separator: str) -> Callable[[Piece, Any, bool], None]:
+    def append(piece: Piece, file: Any, first: bool) -> None:
+        frame = piece.frame(as_read=True)
+        for cells in frame:
+            if cells.dtype.is_nested() or cells.dtype == pl.Object:
+                message = f"column {cells.name!r} holds lists or objects, which no cell of a CSV holds"
+                raise bad_data(message, "name the file .parquet")
+        frame.write_csv(file, include_header=first, separator=separator)
+
+    return append
+
+
+def _json_lines(piece: Piece, file: Any, first: bool) -> None:
+    piece.frame(as_read=False).write_ndjson(file)
+
+
+def _parquet(path: Path, parts: Iterator[Piece]) -> None:
+    """Polars pulls the pieces one by one and writes each as a row group or so."""
+    from polars.io.plugins import register_io_source
+
+    first = next(parts).frame(as_read=False)
+    failed: list[BaseException] = []
+
+    def frames(*_: Any) -> Iterator[pl.DataFrame]:
+        try:
+            yield first
+            for piece in parts:
+                yield piece.frame(as_read=False)
+        except BaseException as failure:  # which polars would wrap in one of its own
+            failed.append(failure)
+            raise
+
+    try:
+        register_io_source(frames, schema=first.schema).sink_parquet(path)
+    except pl.exceptions.PolarsError:
+        if failed:
+            raise failed[0] from None
+        raise
+
+
+_FORMATS: dict[str, Callable[[Piece, Any, bool], None] | None] = {
+    ".csv": _delimited(","), ".tsv": _delimited("\t"), ".jsonl": _json_lines, ".ndjson": _json_lines,
+    ".parquet": None, ".pq": None,
+}  # fmt: skip
