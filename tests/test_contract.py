@@ -33,6 +33,8 @@ QUICK = {
     "memory": ["7.5B", "--gpus", "64", "--zero", "2"],
     "export": [RUN, f"{NEW}.pt2"],
     "split": ["iris", "--stratify", "target", "--dry-run"],
+    "eval": [RUN, "iris"],
+    "predict": [RUN, "iris"],
 }
 """One quick, successful invocation of each command."""
 
@@ -52,6 +54,8 @@ SUMMARY = {
     "memory": {"per_gpu_bytes", "total_bytes"},
     "export": {"file", "format", "bytes", "max_difference"},
     "split": {"method", "train_rows", "valid_rows", "test_rows"},
+    "eval": {"accuracy", "balanced_accuracy", "f1_macro", "auc", "log_loss", "brier", "rows"},
+    "predict": {"rows"},
 }
 ROW = {
     "convshape": {"layer", "op", "output", "params", "macs", "rf", "jump"},
@@ -63,6 +67,8 @@ ROW = {
     "memory": {"component", "bytes"},
     "export": {"tensor", "shape", "type", "holds", "names"},
     "split": {"split", "path", "rows"},
+    "eval": {"class", "rows", "precision", "recall", "f1"},
+    "predict": {"sepal length (cm)", "target", "prediction", "p_setosa", "p_versicolor", "p_virginica"},
 }
 every_command = pytest.mark.parametrize("command", COMMANDS)
 

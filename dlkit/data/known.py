@@ -20,9 +20,8 @@ def known_rows(table: Table, schema: Schema, reading: Reading) -> Rows:
 
     A column that is missing, or a cell that is not of its column's type: bad data. The table is left as it is.
     """
-    if table.arrays is not None or not schema.encoders:  # whether those images are what it needs, the schema says
-        source = table.place.source
-        return Rows(name=table.name, source=source, fingerprint="", place=table.place, arrays=table.arrays)
+    if table.arrays is not None or schema.pixels is not None:
+        return _images(table, schema)
     roles = {encoder.column: encoder.kind for encoder in schema.encoders}
     absent = [name for name in roles if name not in table.frame.columns]
     if absent:
@@ -32,6 +31,12 @@ def known_rows(table: Table, schema: Schema, reading: Reading) -> Rows:
     named: dict[str, Any] = {role: [name for name, kind in roles.items() if kind == role] for role in ROLES}
     frame = pl.DataFrame([table.frame[name] for name in roles])
     return to_rows(replace(table, frame=frame), replace(reading, target=None, **named))
+
+
+def _images(table: Table, schema: Schema) -> Rows:
+    rows = Rows(name=table.name, source=table.place.source, fingerprint="", place=table.place, arrays=table.arrays)
+    schema.inputs(rows, np.arange(0))  # images where a table is needed, a table where images are: it says which
+    return rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,6 +51,8 @@ class Truth:
 def truth(table: Table, schema: Schema, reading: Reading) -> Truth:
     """The target's column read as it was at fit. No such column, or no row that has it: bad data."""
     source = table.place.source
+    if (table.arrays is None) is (schema.pixels is not None):
+        _images(table, schema)
     if table.arrays is not None:
         if not table.frame.width:
             raise bad_data(f"{source}: images without labels: there is nothing to compare predictions with")

@@ -21,15 +21,14 @@ WINDOWS = {"gaussian": (11, "Gaussian window, σ 1.5, 11×11"), "uniform": (7, "
 def images(first: str, second: str, window: str, data_range: float | None) -> Result:
     """PSNR and SSIM of two folders of images paired by file name, two images, or two arrays paired by row."""
     rows: list[Row] = []
-    largest = data_range
-    for name, x, y, depth in _pairs(first, second):
+    largest = 0.0
+    for name, x, y, largest in _pairs(first, second, data_range):
         size = WINDOWS[window][0]
         if x.shape != y.shape:
             shapes = " and ".join("×".join(map(str, part.shape)) for part in (x, y))
             raise bad_data(f"{name}: images of different shapes, {shapes}")
         if min(x.shape[-2:]) < size:
             raise bad_data(f"{name}: {x.shape[-2]}×{x.shape[-1]} pixels; the window of SSIM is {size}×{size}")
-        largest = data_range or depth
         found = {"psnr": metrics.psnr(x, y, largest), "ssim": metrics.ssim(x, y, largest, window)}
         rows.append({"image": name, **found})
     mean = {name: float(np.mean([row[name] for row in rows])) for name in ("psnr", "ssim")}
@@ -42,21 +41,20 @@ def images(first: str, second: str, window: str, data_range: float | None) -> Re
     return Result(columns, rows, summary, "ssim", facts, notes=notes)
 
 
-def _pairs(first: str, second: str) -> Iterator[tuple[str, np.ndarray, np.ndarray, float]]:
-    """(name, C×H×W, C×H×W, largest value) of each pair."""
+def _pairs(first: str, second: str, said: float | None) -> Iterator[tuple[str, np.ndarray, np.ndarray, float]]:
+    """(name, C×H×W, C×H×W, range of values) of each pair."""
     if _is_pictures(first) and _is_pictures(second):
-        yield from _files(Path(first), Path(second))
+        yield from ((name, x, y, said or 255.0) for name, x, y in _files(Path(first), Path(second)))
         return
     a, b = (_images(path) for path in (first, second))
     if len(a) != len(b):
         raise bad_data(f"{first} has {len(a)} images, {second} has {len(b)}: they are paired by row")
-    depth = 255.0
-    if a.dtype != np.uint8 or b.dtype != np.uint8:
-        depth = 1.0
+    if said is None and not (a.dtype == b.dtype == np.uint8):
+        said = 1.0
         if max(a.max(), b.max()) > 1 or min(a.min(), b.min()) < 0:
             raise DlkitError("--data-range is needed: how far the values of these images can lie apart")
     for row, (x, y) in enumerate(zip(a, b, strict=True)):
-        yield f"row {row + 1}", x, y, depth
+        yield f"row {row + 1}", x, y, said or 255.0
 
 
 def _is_pictures(path: str) -> bool:
@@ -70,11 +68,11 @@ def _images(path: str) -> np.ndarray:
     return arrays
 
 
-def _files(first: Path, second: Path) -> Iterator[tuple[str, np.ndarray, np.ndarray, float]]:
+def _files(first: Path, second: Path) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
     a, b = whole_pictures(first), whole_pictures(second)
     if len(a) == len(b) == 1:
         (name, x), (_, y) = next(iter(a.items())), next(iter(b.items()))
-        yield name, decode_whole(x), decode_whole(y), 255.0
+        yield name, decode_whole(x), decode_whole(y)
         return
     for folder, found in ((first, a), (second, b)):
         if not found:
@@ -84,7 +82,7 @@ def _files(first: Path, second: Path) -> Iterator[tuple[str, np.ndarray, np.ndar
         here, there = (first, second) if alone[0] in a else (second, first)
         raise bad_data(f"{there}: no {alone[0]}, which {here} has", "images are paired by their names")
     for name in a:
-        yield name, decode_whole(a[name]), decode_whole(b[name]), 255.0
+        yield name, decode_whole(a[name]), decode_whole(b[name])
 
 
 def features(first: str, second: str, reading: Reading) -> Result:

@@ -167,7 +167,7 @@ def printed(whole: Ensemble, source: str, reading: Reading, prefix: str) -> Resu
     if first.given.height > SHOWN:
         few = Piece(first.given.head(SHOWN), first.appended.head(SHOWN), _head(first.numeric))
         result.overview = list(few.rows())
-        result.notes.append(f"on a terminal the first {SHOWN} rows; --out FILE and a pipe get all")
+        result.title = f"the first {SHOWN} rows; --out FILE and a pipe get all"
     return result
 
 

@@ -98,6 +98,8 @@ def open_network(run: Run, device: str = "auto", views: tuple[View, ...] = ()) -
     model = _model(run, schema).to(where).eval()
     if len(schema.input_shape) == 3:
         model = model.to(memory_format=torch.channels_last)
+    elif views:
+        raise DlkitError(f"{run.path}: views are of images, and a row of its data is a table's")
     batch = run.config.get("batch_size")
     # Evaluation keeps no gradients: four batches' worth of rows fit where one did.
     size = 4 * (batch if isinstance(batch, int) and batch > 0 else default_batch_size(1 << 20))
