@@ -43,6 +43,11 @@ class Texts:
         ends = np.concatenate([[0], np.cumsum([len(text) for text in encoded], dtype=np.int64)]).astype(np.int64)
         return cls(np.frombuffer(b"".join(encoded), np.uint8), ends)
 
+    def followed_by(self, other: "Texts") -> "Texts":
+        return Texts(
+            np.concatenate([self.data, other.data]), np.concatenate([self.ends, self.ends[-1] + other.ends[1:]])
+        )
+
     def take(self, rows: np.ndarray) -> list[str]:
         return [self.data[self.ends[i] : self.ends[i + 1]].tobytes().decode() for i in rows]
 
@@ -112,6 +117,13 @@ class Coding:
     def features(self) -> int:
         """Columns of a table, pixels of an image."""
         return int(np.prod(self.image)) if self.image else len(self.columns)
+
+    @property
+    def width(self) -> int:
+        """Columns of the matrix that most models are fitted on: categories of few values one-hot; words apart."""
+        sizes = [len(column.get("categories", ())) for column in self.columns]
+        few = sum(size for size in sizes if size <= MOST_CATEGORIES)
+        return int(np.prod(self.image)) if self.image else max(few + len(self.layout.numeric + self.layout.high), 1)
 
     def arrays(self, rows: Rows) -> tuple[np.ndarray, tuple[Texts, ...]]:
         """(N×F numbers, T columns of text). Columns are found by name; one that is missing, or of another type: bad

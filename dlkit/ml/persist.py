@@ -4,18 +4,20 @@ The file is skops' archive of arrays and JSON. Every type in it must be on the l
 checked before they are used; and a few rows are predicted again, to see that the model does what it did.
 """
 
+import importlib
 import io
 import json
 import struct
+import sys
 import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
 import sklearn
-import skops.io
 from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
 from sklearn.svm import SVC, SVR
 
@@ -83,9 +85,25 @@ LOADERS = (
 DAMAGE = (
     *(ArithmeticError, AssertionError, AttributeError, EOFError, ImportError, LookupError, MemoryError),
     *(NotImplementedError, RecursionError, TypeError, ValueError, struct.error, zipfile.BadZipFile),
-    *(zipfile.LargeZipFile, skops.io.exceptions.UntrustedTypesFoundException),
-    skops.io.exceptions.UnsupportedTypeException,
+    zipfile.LargeZipFile,
 )
+
+
+def _skops() -> ModuleType:
+    """skops.io, which on its way looks into every package of scikit-learn. Some of these import torch and Dask where
+    they are installed: two seconds that no classic model needs."""
+    absent = [name for name in ("torch", "dask") if name not in sys.modules]
+    sys.modules.update(dict.fromkeys(absent))  # type: ignore[arg-type]  None: not to be imported
+    try:
+        return importlib.import_module("skops.io")
+    finally:
+        for name in absent:
+            del sys.modules[name]
+
+
+def get_ready() -> None:
+    """Load now what saving needs."""
+    _skops()
 
 
 # --- a model as bytes ------------------------------------------------------------------------------------------------
@@ -100,14 +118,14 @@ def dumps(model: Model, probes: Block) -> bytes:
         if isinstance(part, KNeighborsClassifier | KNeighborsRegressor):
             part._tree = None  # built again from the rows
     content["probes"] = {"numbers": probes.numbers, "texts": list(probes.texts), "predictions": predictions}
-    return skops.io.dumps(content)
+    return bytes(_skops().dumps(content))
 
 
 def loads(data: bytes, where: str) -> Model:
     """A model out of what `dumps` made. Anything else: bad data, in one line, without running anything."""
     try:
         _check_archive(where, data)
-        content = skops.io.loads(data, trusted=sorted(TYPES))
+        content = _skops().loads(data, trusted=sorted(TYPES))
         return _assembled(content)
     except DAMAGE as failure:
         reason = " ".join(str(failure).split())[:120] or type(failure).__name__

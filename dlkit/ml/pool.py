@@ -16,9 +16,10 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
+from dlkit.ml import persist
 from dlkit.ml.engine import Engine
 from dlkit.ml.server import context
-from dlkit.ml.trial import Data, Outcome, Stored, Trial, run
+from dlkit.ml.trial import Data, Outcome, Stored, Trial, finish, run
 
 LOOK_SECONDS = 0.2
 """How often the memory of what runs is looked at."""
@@ -150,10 +151,15 @@ def _held(pid: int) -> int:
 
 
 def _work(connection: Connection, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
-    """In the process of a trial: Ctrl-C is the parent's to answer, and a parent that is gone ends it."""
+    """In the process of a trial."""
+    _obey()
+    connection.send(function(*arguments))
+
+
+def _obey() -> None:
+    """Ctrl-C is the parent's to answer, and a parent that is gone ends its children."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_die_with_parent, daemon=True).start()
-    connection.send(function(*arguments))
 
 
 def _die_with_parent() -> None:
@@ -161,6 +167,43 @@ def _die_with_parent() -> None:
     if parent is not None:
         parent.join()
         os._exit(1)
+
+
+class Finisher:
+    """The process of the final fit, which stands by with all it needs: when it is called there is no time to load."""
+
+    def __init__(self, data: Stored, path: Path) -> None:
+        self._connection, theirs = context().Pipe()
+        self._process = context().Process(target=_stand_by, args=(theirs, data, path), daemon=True)
+        self._process.start()
+        theirs.close()
+
+    def __enter__(self) -> "Finisher":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.join()
+        self._connection.close()
+
+    def finish(self, trial: Trial, seconds: float) -> Outcome:
+        """Fit on all rows and write the model's file, or be killed."""
+        try:
+            self._connection.send(trial)
+            if self._connection.poll(seconds):
+                return self._connection.recv()  # type: ignore[no-any-return]
+        except (EOFError, OSError):
+            return Outcome(problem="its process died: out of memory?")
+        return outran(seconds)
+
+
+def _stand_by(connection: Connection, data: Stored, path: Path) -> None:
+    _obey()
+    persist.get_ready()
+    try:
+        connection.send(finish(connection.recv(), data, path))
+    except EOFError:  # not needed after all
+        return
 
 
 class Cluster:

@@ -26,7 +26,7 @@ SEARCH_FACTOR = 4.0
 """The first fold of another setting may take so many times what its family's best one took."""
 SLACK = 1.25
 """A fit may take so much longer than what is expected of it."""
-SAVE_SECONDS, SAVE_BYTES_A_SECOND = 0.5, 60e6
+SAVE_SECONDS, SAVE_BYTES_A_SECOND = 1.5, 60e6
 """Writing a model, hashing it and reading it once: a constant, and by its size."""
 
 

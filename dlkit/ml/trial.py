@@ -3,7 +3,7 @@
 import resource
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -109,11 +109,20 @@ class Outcome:
 
 
 def run(trial: Trial, data: Data | Stored) -> Outcome:
-    """Fit and score with one thread. What a model raises is its problem, not the board's."""
-    data = data.open() if isinstance(data, Stored) else data
+    """Fit and score."""
+    return _told(_run, trial, data)
+
+
+def finish(trial: Trial, data: Data | Stored, path: Path) -> Outcome:
+    """The final fit, on the training side of the last fold: write the model's file, and read it once to be sure."""
+    return _told(_finish, trial, data, path)
+
+
+def _told(work: Callable[..., Outcome], trial: Trial, data: Data | Stored, *more: Any) -> Outcome:
+    """`work` with one thread. What a model raises is its problem, not the board's."""
     try:
         with threadpool_limits(1):
-            return _run(trial, data)
+            return work(trial, data.open() if isinstance(data, Stored) else data, *more)
     except MemoryError:
         return Outcome(problem="out of memory")
     except Exception as failure:  # noqa: BLE001  a model that cannot be fitted is a row of the board with its reason
@@ -167,20 +176,15 @@ def _size(model: Model) -> int:
     return total
 
 
-def finish(trial: Trial, data: Data | Stored, path: Path) -> Outcome:
-    """The final fit, on the training side of the last fold: write the model's file, and read it once to be sure."""
-    data = data.open() if isinstance(data, Stored) else data
-    fold = data.folds[-1]
-    rows = fold.sample(trial.rows)
+def _finish(trial: Trial, data: Data, path: Path) -> Outcome:
+    rows = data.folds[-1].sample(trial.rows)
     started = time.perf_counter()
-    with threadpool_limits(1):
-        block, labels = data.block(rows), data.labels[rows]
-        model = Model.fit(trial.family, trial.setting, data.context, data.layout, block, labels)
-        fitted = time.perf_counter()
-        del block
-        content = persist.dumps(model, data.block(rows[persist.probe_rows(len(rows))]))
-        path.write_bytes(content)
-        persist.loads(content, str(path))
+    labels = data.labels[rows]
+    model = Model.fit(trial.family, trial.setting, data.context, data.layout, data.block(rows), labels)
+    fitted = time.perf_counter()
+    content = persist.dumps(model, data.block(rows[persist.probe_rows(len(rows))]))
+    path.write_bytes(content)
+    persist.loads(content, str(path))
     return Outcome(fit_seconds=fitted - started, size=len(content), bytes=_peak_bytes(), train_rows=len(rows))
 
 

@@ -1,6 +1,5 @@
 """A data set, a network and a split, made ready for training: what `train` and `lrfind` share."""
 
-import shlex
 from dataclasses import dataclass
 from math import prod
 
@@ -8,13 +7,14 @@ import numpy as np
 import torch
 from torch import nn
 
-from dlkit.core import console, network, spec
+from dlkit.core import network, spec
 from dlkit.core.errors import DlkitError
 from dlkit.core.graph import Graph, walk
 from dlkit.core.job import JobOptions
 from dlkit.core.layers import Shape, show
 from dlkit.core.recipe import Recipe
-from dlkit.data import Dataset, Schema, Split, fit_schema, hold_out, load, tell_tales
+from dlkit.data import Dataset, Schema, fit_schema, hold_out, load
+from dlkit.data.announce import announce
 from dlkit.nn import device as devices
 from dlkit.nn import precision
 from dlkit.nn.build import build
@@ -69,7 +69,7 @@ def prepare(options: JobOptions, recipe: Recipe) -> Job:
     precision.check(recipe.precision, device)
     dataset = load(options.data, options.splitting.reading(options.reading))
     split = hold_out(dataset, options.splitting, options.valid, options.seed)
-    _say(dataset, split)
+    announce(dataset, split.notes)
     schema = fit_schema(dataset, split.train)
     name, graph = _network(options.network, schema, dataset)
     size = options.batch_size or default_batch_size(len(split.train))
@@ -86,17 +86,6 @@ def prepare(options: JobOptions, recipe: Recipe) -> Job:
     _check_accumulate(recipe, train)
     edges = fit_edges(walk(graph, schema.input_shape), train.x)
     return Job(options, recipe, dataset, schema, name, graph, objective, train, valid, device, edges)
-
-
-def _say(dataset: Dataset, split: Split) -> None:
-    """What the user should know about the data before believing a score on it."""
-    for text in (*dataset.notes, *split.notes):
-        console.note(text)
-    for name in tell_tales(dataset):
-        console.warn(
-            f"column {name!r} alone tells {dataset.target!r} in every row: is it the target under another name? "
-            f"If it will not be known in use, leave it out with --drop {shlex.quote(name)}"
-        )
 
 
 def _outputs(schema: Schema) -> int:

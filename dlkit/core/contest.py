@@ -1,0 +1,39 @@
+"""What the user says about a board of baselines: the options of `baseline` beside those of reading and splitting."""
+
+from dataclasses import dataclass, field
+
+from dlkit.core.errors import DlkitError
+from dlkit.core.reading import Reading
+from dlkit.core.splitting import Splitting
+
+
+@dataclass(frozen=True)
+class Contest:
+    """The fields are the command line's, with their defaults.
+
+    valid    a file to score on in place of folds
+    models   families by name; none: all that suit the task
+    budget   seconds from start to end, the final fit and its saving included
+    tries    settings tried in each family at most; 1: defaults alone
+    save     the family to keep; None: the best one
+    """
+
+    data: str
+    valid: str | None = None
+    models: tuple[str, ...] = ()
+    folds: int = 5
+    metric: str | None = None
+    budget: float = 60.0
+    tries: int | None = None
+    seed: int = 0
+    balance: bool = False
+    engine: str = "local"
+    save: str | None = None
+    out: str | None = None
+    reading: Reading = field(default_factory=Reading)
+    splitting: Splitting = field(default_factory=Splitting)
+
+    def __post_init__(self) -> None:
+        if self.valid is not None and self.splitting != Splitting():
+            option = next(iter(self.splitting.columns))
+            raise DlkitError(f"--valid and --{option}: the file says which rows validate", "leave one of them out")
