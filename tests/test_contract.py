@@ -35,11 +35,12 @@ QUICK = {
     "split": ["iris", "--stratify", "target", "--dry-run"],
     "eval": [RUN, "iris"],
     "predict": [RUN, "iris"],
+    "baseline": ["iris", "--models", "tree", "--tries", "1", "--folds", "2"],
 }
 """One quick, successful invocation of each command."""
 
 TRAINS = ["train", "lrfind"]
-READS_DATA = [*TRAINS, "split"]
+READS_DATA = [*TRAINS, "split", "baseline"]
 
 SUMMARY = {
     "convshape": {"input", "output", "params", "macs", "flops", "rf"},
@@ -56,6 +57,7 @@ SUMMARY = {
     "split": {"method", "train_rows", "valid_rows", "test_rows"},
     "eval": {"accuracy", "balanced_accuracy", "f1_macro", "auc", "log_loss", "brier", "rows"},
     "predict": {"rows"},
+    "baseline": {"task", "metric", "best", "score", "score_se", "rows", "features", "folds", "run"},
 }
 ROW = {
     "convshape": {"layer", "op", "output", "params", "macs", "rf", "jump"},
@@ -69,6 +71,7 @@ ROW = {
     "split": {"split", "path", "rows"},
     "eval": {"class", "rows", "precision", "recall", "f1"},
     "predict": {"sepal length (cm)", "target", "prediction", "p_setosa", "p_versicolor", "p_virginica"},
+    "baseline": {"model", "score", "score_se", "fit_seconds", "predict_seconds"},
 }
 every_command = pytest.mark.parametrize("command", COMMANDS)
 
@@ -140,7 +143,8 @@ def test_formats_agree(inside, quick, command):
     assert all(len(row) == len(header) for row in cells)
     names, *records = list(csv.reader(io.StringIO(inside(*quick(command), "--format", "csv").out)))
     assert names == header and len(records) == len(cells)
-    timed = {"seconds", "samples_per_second", "run", "file"}  # what may differ between two runs of the same command
+    # What may differ between two runs of the same command.
+    timed = {"seconds", "samples_per_second", "fit_seconds", "predict_seconds", "memory_bytes", "run", "file"}
     same = [i for i, name in enumerate(header) if name not in timed]
     assert [[row[i] for i in same] for row in records] == [[row[i] for i in same] for row in cells]
     for row, line in zip(whole["rows"], lines, strict=True):
@@ -196,16 +200,17 @@ def test_dev_full_is_an_io_error(quick, command, tmp_path):
 
 @every_command
 def test_a_closed_pipe_is_silent(quick, command, tmp_path):
-    """A short command ends with 141; `train` finishes its run, because its reader leaving is no reason to stop."""
+    """A short command ends with 141; `train` and `baseline` finish their runs: a reader who leaves ends neither."""
     read, write = os.pipe()
     os.close(read)
     words = command_line(*quick(command))
     done = subprocess.run(words, stdout=write, stderr=subprocess.PIPE, text=True, cwd=tmp_path, env=environment())
     os.close(write)
-    assert done.returncode == (0 if command == "train" else 141)
+    assert done.returncode == (0 if command in ("train", "baseline") else 141)
     assert not [line for line in done.stderr.splitlines() if not line.startswith("note: ")]
-    if command == "train":
-        assert (tmp_path / "runs" / "iris-mlp-1" / "manifest.json").exists()
+    if done.returncode == 0:
+        name = "iris-mlp-1" if command == "train" else "iris-baseline-1"
+        assert (tmp_path / "runs" / name / "manifest.json").exists()
 
 
 def wait_until_read(pipe) -> None:

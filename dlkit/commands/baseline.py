@@ -34,7 +34,7 @@ def _budget(text: str) -> float:
 
 
 @opt.reading()
-@opt.splitting("group", "time", "gap", "stratify")
+@opt.splitting("group", "time", "gap", "stratify", "split")
 def command(
     reading: Reading,
     splitting: Splitting,

@@ -92,6 +92,8 @@ def human(value: Any, kind: str) -> str:
         return f"{value:,.2f}"
     if kind == "share":
         return f"{100 * value:.2f} %"
+    if kind == "p":
+        return "< 0.001" if value < 0.001 else f"{value:.3f}"
     if kind == "int":
         return f"{round(value):,}"
     if isinstance(value, int):

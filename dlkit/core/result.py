@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 Row = Mapping[str, Any]
-Kind = Literal["text", "int", "float", "si", "seconds", "shape", "share", "flops", "bytes", "money"]
+Kind = Literal["text", "int", "float", "si", "seconds", "shape", "share", "flops", "bytes", "money", "p"]
 
 
 @dataclass(frozen=True, slots=True)

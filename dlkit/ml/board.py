@@ -27,13 +27,15 @@ def columns(prepared: Prepared) -> list[Column]:
         Column("model", width=11),
         Column("score", kind, prepared.metric.name),  # type: ignore[arg-type]
         Column("score_se", kind, "±", width=7),  # type: ignore[arg-type]
-        Column("p_dummy", "float", "p dummy", width=8),
+        Column("p_dummy", "p", "p dummy", width=7),
         Column("fit_seconds", "seconds", "fit", width=7),
         Column("predict_seconds", "seconds", "predict", width=7),
         Column("memory_bytes", "bytes", "memory", width=8),
     ]
-    known += [Column("ece", "float", width=7)] if prepared.data.context.is_classification else []
-    return [*known, Column("remark")]
+    if prepared.data.context.is_classification:
+        known += [Column("ece", "share", width=7), Column("brier", "float", terminal=False)]
+    hidden = [Column("train_rows", "int", terminal=False), Column("stage", terminal=False)]
+    return [*known, *hidden, Column("remark")]
 
 
 @dataclass

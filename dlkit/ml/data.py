@@ -8,6 +8,7 @@ from dlkit.core.contest import Contest
 from dlkit.core.errors import DlkitError, bad_data
 from dlkit.data import Dataset, Schema, fit_schema, load
 from dlkit.data.split import folds as split_folds
+from dlkit.data.split import hold_out
 from dlkit.ml.block import Coding
 from dlkit.ml.families import Context
 from dlkit.ml.scoring import Metric, choose
@@ -90,6 +91,9 @@ def _sides(contest: Contest, dataset: Dataset, total: int) -> tuple[list[tuple[n
     if dataset.fixed_split is not None and not contest.splitting.columns:
         note = f"the source says which rows validate: one split, not {contest.folds} folds"
         return [(np.flatnonzero(~dataset.fixed_split), np.flatnonzero(dataset.fixed_split))], [note]
+    if contest.splitting.split is not None:
+        split = hold_out(dataset, contest.splitting, seed=contest.seed)
+        return [(split.train, split.valid)], list(split.notes)
     found = split_folds(dataset, contest.splitting, contest.folds, contest.seed)
     return [(split.train, split.valid) for split in found], list(found[0].notes)
 

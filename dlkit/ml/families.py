@@ -175,7 +175,9 @@ def _forest_bytes(rows: int, columns: int, context: Context) -> float:
 
 def _boosting(setting: Setting, context: Context) -> Any:
     kinds = HistGradientBoostingClassifier, HistGradientBoostingRegressor
-    return _pick(context, *kinds, random_state=context.seed, **setting)
+    # A slow rate needs many trees, how many the rows held back for it say.
+    patience = {"early_stopping": True, "n_iter_no_change": 15} if "learning_rate" in setting else {}
+    return _pick(context, *kinds, random_state=context.seed, **patience, **setting)
 
 
 def _boosting_settings(context: Context) -> list[Setting]:
@@ -194,7 +196,7 @@ def _boosting_settings(context: Context) -> list[Setting]:
     )[1:]:
         rate = setting["rate"]
         rest = {name: value for name, value in setting.items() if name != "rate"}
-        found.append({"early_stopping": True, "n_iter_no_change": 15, **rate, **rest})
+        found.append(rate | {k: v for k, v in rest.items() if v not in (0.0, 1.0)})
     return found
 
 
