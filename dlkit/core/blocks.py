@@ -73,6 +73,7 @@ class _Outline:
 
         The output of each is the input of the next.
         """
+        found = self.trimmed(found)
         words = [self.words(block.layers) for block in found]
         together: list[Block] = []
         at = 0
@@ -86,6 +87,18 @@ class _Outline:
             together.append(Block(layers, times, tuple(len(block.layers) for block in chosen[:period])))
             at += period * times
         return together
+
+    def trimmed(self, found: list[Block]) -> list[Block]:
+        """A block that is one shortly before it with more after it (the last norm of a transformer) as the two."""
+        words = [self.words(block.layers) for block in found]
+        divided: list[Block] = []
+        for i, block in enumerate(found):
+            sizes = [len(before) for before in words[max(0, i - PERIOD) : i] if words[i][: len(before)] == before]
+            cut = max(sizes, default=len(block.layers))
+            if any(isinstance(layer, Join) for layer in words[i][cut:]):
+                cut = len(block.layers)  # what precedes a join is inside of it
+            divided += [Block(part) for part in (block.layers[:cut], block.layers[cut:]) if part]
+        return divided
 
     def words(self, indices: tuple[int, ...]) -> list[Layer]:
         return [self.graph.nodes[i].layer for i in indices]

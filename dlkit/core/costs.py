@@ -170,7 +170,9 @@ def result(
 def _columns(counted: Counted, summary: dict[str, Any]) -> list[Column]:
     shared = [column for column in SHARED if summary[column.name] is not None]
     own = [Column("activation_bytes", "bytes", "activations")] if counted.extra else []
-    return [*PARTS, *own, *shared, *([Column("formula")] if counted.formulas is not None else [])]
+    again = [column for column in PARTS if column.name != "recompute_flops"]
+    again.insert(4, Column("recompute_flops", "flops", "recompute", terminal=bool(summary["recompute_flops"])))
+    return [*again, *own, *shared, *([Column("formula")] if counted.formulas is not None else [])]
 
 
 def _agree(given: int | Walked, how: Counting, convention: str, view: View, said: Container[str]) -> None:

@@ -222,13 +222,18 @@ def _grid(
         table.add_column(
             Text(console.safe(column.heading)),
             justify="right" if numeric else "left",
-            min_width=widths[i] if widths else None,
+            min_width=widths[i] if widths else None if numeric else _readable(column, i, rows),
             no_wrap=numeric,
             overflow="fold",
         )
     for cells in rows:
         _add(table, cells)
     return table
+
+
+def _readable(column: Column, index: int, rows: list[list[str]]) -> int:
+    """Where numbers leave a text little room, it folds, but not to a letter a line."""
+    return min(14, max([len(column.heading), *(len(cells[index]) for cells in rows)]))
 
 
 def _add(table: Any, cells: list[str], style: str = "") -> None:
