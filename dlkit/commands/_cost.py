@@ -43,6 +43,13 @@ def _pue(text: str) -> float:
     return value
 
 
+def _reserve(text: str) -> float:
+    value = 0.0 if text.strip("0.%") == "" != text else units.share(text)
+    if value == 1:
+        raise ValueError(f"must be a share of at least 0 and below 1, such as 0.1 or 10%. Got {text!r} instead.")
+    return value
+
+
 def _option(*names: str, panel: str, **more: Any) -> Any:
     return typer.Option(*names, rich_help_panel=panel, **more)
 
@@ -110,7 +117,10 @@ Depth = Annotated[
 ]
 Explain = Annotated[bool, _option("--explain", panel=_COUNT, help="Show each row's formula with its numbers.")]
 Gpu = Annotated[str | None, _option(panel=_MACHINE, metavar="NAME", help="h100, a100, h200, b200, mi300x, tpu-v5p, …")]
-Gpus = Annotated[int | None, _option(panel=_MACHINE, min=1, help="How many of them; without it days are unknown.")]
+Gpus = Annotated[
+    int | None,
+    _option(panel=_MACHINE, parser=count, metavar="COUNT", help="How many of them; without it days are unknown."),
+]
 Precision = Annotated[
     Literal["fp32", "tf32", "fp16", "bf16", "fp8"] | None,
     _option(panel=_MACHINE, help="Whose dense peak counts.", show_default="bf16; fp16 on a V100"),
@@ -181,9 +191,10 @@ def _lora(text: str) -> Any:
     return parse_lora(text)
 
 
-Batch = Annotated[int, _option(panel=_RUN, min=1, help="Micro-batch: samples at a time on one GPU.")]
+_COUNTED: dict[str, Any] = {"parser": count, "metavar": "COUNT"}
+Batch = Annotated[int, _option(panel=_RUN, help="Micro-batch: samples at a time on one GPU.", **_COUNTED)]
 Accumulate = Annotated[
-    int, _option(panel=_RUN, min=1, help="Micro-batches a step: a larger batch without more activations.")
+    int, _option(panel=_RUN, help="Micro-batches a step: a larger batch without more activations.", **_COUNTED)
 ]
 Weights = Annotated[
     Literal["fp32", "bf16", "fp16", "pure-bf16"],
@@ -220,7 +231,7 @@ FreezeModule = Annotated[
     _option("--freeze", panel=_SAVE, metavar="NAME", help="A child or a parameter of a module that is not trained."),
 ]
 WorldSize = Annotated[
-    int, _option("--gpus", panel=_PARALLEL, min=1, help="All of them; data parallel what tp·pp leave.")
+    int, _option("--gpus", panel=_PARALLEL, help="All of them; data parallel what tp·pp leave.", **_COUNTED)
 ]
 Zero = Annotated[
     int,
@@ -228,9 +239,9 @@ Zero = Annotated[
         panel=_PARALLEL, min=0, max=3, help="Partitioned over data parallel: 1 states, 2 gradients, 3 weights (FSDP)."
     ),
 ]
-Tensor = Annotated[int, _option("--tp", panel=_PARALLEL, min=1, help="Tensor-parallel ranks.")]
+Tensor = Annotated[int, _option("--tp", panel=_PARALLEL, help="Tensor-parallel ranks.", **_COUNTED)]
 Sequence = Annotated[bool, _option("--sp", panel=_PARALLEL, help="Sequence parallelism with it: norms split as well.")]
-Pipeline = Annotated[int, _option("--pp", panel=_PARALLEL, min=1, help="Pipeline stages (1F1B).")]
+Pipeline = Annotated[int, _option("--pp", panel=_PARALLEL, help="Pipeline stages (1F1B).", **_COUNTED)]
 Fit = Annotated[
     str | None,
     _option(
@@ -239,5 +250,5 @@ Fit = Annotated[
 ]
 Reserve = Annotated[
     float,
-    _option(panel=_FIT, parser=reader(units.share), metavar="SHARE", help="Of it kept free for what is not counted."),
+    _option(panel=_FIT, parser=reader(_reserve), metavar="SHARE", help="Of it kept free for what is not counted."),
 ]

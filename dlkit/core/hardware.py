@@ -146,7 +146,7 @@ class Job(NamedTuple):
         DlkitError names an option that nothing comes of.
         """
         self._agree(whole)
-        device = accelerator(self.gpu) if self.gpu else None
+        device = accelerator(self.gpu) if self.gpu is not None else None
         precision = self._precision(device)
         peak = device.peak(precision) if device and precision else None
         seconds = self._gpu_seconds(model, again, tokens, peak)
@@ -214,7 +214,7 @@ class Job(NamedTuple):
 
     def doubts(self, found: dict[str, Any]) -> list[str]:
         """What is worth a warning: more FLOP/s than the device has."""
-        above = {name.upper(): found[name] for name in ("mfu", "hfu") if (found[name] or 0) > 1}
+        above = {name.upper(): found[name] for name in ("mfu", "hfu") if (found[name] or 0) > 1 + 1e-9}
         if not above:
             return []
         what = " and ".join(f"{name} {100 * value:.4g} %" for name, value in above.items())

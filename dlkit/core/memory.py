@@ -174,11 +174,11 @@ def _param_bytes(plan: Plan) -> str:
     return f"{whole}{terms} ({plan.convention}, {plan.precision}, {plan.optimizer})"
 
 
-def _why(given: Given) -> str:
+def _why(given: Given, plan: Plan) -> str:
     if isinstance(given, int):
         return "they need the layers of a network"
     if isinstance(given, Measured):
-        return "a forward pass in training mode has not succeeded"
+        return "only a pass in training mode is measured" + ("" if plan.inference else ", and this module's fails")
     unknown = activations(given.steps, flash=True).unknown
     names = {step.op: None for step in given.steps if step.name in unknown}
     return f"{', '.join(names)} keep what their library chooses" if names else "they depend on shapes"
@@ -188,7 +188,7 @@ def _notes(given: Given, plan: Plan, found: list[Part], summary: dict[str, Any])
     missing = [part.component for part in found if part.bytes is None]
     notes = []
     if missing:
-        notes.append(f"not in the sum: {', '.join(missing)}, unknown here because {_why(given)}")
+        notes.append(f"not in the sum: {', '.join(missing)}, unknown here because {_why(given, plan)}")
     if plan.lora and "activations" not in missing:
         notes.append("activations are those of full training: an upper bound, frozen layers keep less")
     if plan.checkpoint == "selective" and plan.attention == "flash":
@@ -197,7 +197,7 @@ def _notes(given: Given, plan: Plan, found: list[Part], summary: dict[str, Any])
         notes.append(f"--zero {plan.zero} partitions over data-parallel ranks, and there is one: say how many --gpus")
     if plan.pipeline > plan.accumulate and not plan.inference:
         notes.append(
-            f"{plan.accumulate} micro-batches do not fill {plan.pipeline} pipeline stages: "
+            f"--accumulate {plan.accumulate} does not fill {plan.pipeline} pipeline stages: "
             f"from --accumulate {plan.pipeline} on the first stage holds that many"
         )
     if summary["largest_batch"] == 0:

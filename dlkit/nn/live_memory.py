@@ -19,7 +19,7 @@ from dlkit.core.model import Measured
 from dlkit.core.result import Result
 from dlkit.nn import live
 from dlkit.nn.live_costs import IN_THE_LANGUAGE, freeze_parameters
-from dlkit.nn.memory import saved
+from dlkit.nn.memory import Saved, saved
 from dlkit.nn.trace import BATCHES, input_dtype, on_meta, sample
 
 _TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "pure-bf16": torch.bfloat16}
@@ -86,8 +86,7 @@ def _measured(
     buffers = sum(buffer.numel() * buffer.element_size() for buffer in module.buffers())
     module = module.to(_TYPES[plan.precision])
     x = _TYPES[plan.precision] if whole.is_floating_point else whole
-    with Flash() if plan.attention == "flash" else sdpa_kernel(SDPBackend.MATH):
-        kept = saved(module, [sample(batch, shape, x) for batch in BATCHES])
+    kept = None if plan.inference else _kept(module, [sample(batch, shape, x) for batch in BATCHES], plan)
     trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
     return Measured(
         params=sum(parameter.numel() for parameter in module.parameters()),
@@ -98,6 +97,15 @@ def _measured(
         fixed=None if kept is None else sum(kept.fixed.values()),
         positions=shape[0] if whole == torch.int64 and len(shape) == 1 else None,
     )
+
+
+def _kept(module: nn.Module, samples: list[torch.Tensor], plan: Plan) -> Saved | None:
+    """What training keeps; None where only training fails. What fails in evaluation mode as well is raised."""
+    with Flash() if plan.attention == "flash" else sdpa_kernel(SDPBackend.MATH):
+        kept = saved(module, samples)
+        if kept is None:
+            module.eval()(samples[0])
+    return kept
 
 
 def _matrices(module: nn.Module) -> list[tuple[str, Matrix]]:

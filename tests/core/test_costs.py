@@ -121,6 +121,8 @@ def test_machine_options_without_effect_are_refused(whole, job, words):
         "gpt2 --convention palm --depth 1": "has no layers",
         "7B --tokens 1B --gpu h100 --mfu 0.4 --pue 0.5": "at least 1",
         "7B --tokens 1B --gpu h100 --mfu 0.4 --pue nan": "--pue",
+        "7B --gpu=": "unknown accelerator ''",
+        "7B --tokens 1B --gpu h100 --mfu 0.4 --gpus 1.5": "whole number",
     }.items(),
 )
 def test_options_without_effect_are_refused(inside, line, words):
@@ -133,6 +135,11 @@ def test_a_utilisation_above_one_is_warned_of(inside):
     ran = inside(*words)
     assert (ran.code, ran.out) == (0, "4.2e+19\n") and ran.err.startswith("warning: ")
     assert "MFU" in ran.err and "above the dense bf16 peak of h100" in ran.err
+
+
+def test_all_of_the_peak_is_no_error(inside):
+    ran = inside("flops", "1e30", "--tokens", "1e30", "--gpu", "h100", "--mfu", "1", "--json")
+    assert ran.code == 0 and ran.err == "" and json.loads(ran.out)["summary"]["train_flops"] == 6 * 10**60
 
 
 def test_a_pipe_gets_what_a_run_takes(inside):

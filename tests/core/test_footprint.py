@@ -1,5 +1,7 @@
 """`memory` against published figures: ZeRO, Megatron's activations, KV caches, LoRA and QLoRA, Adafactor's rows."""
 
+import math
+import re
 from itertools import pairwise
 
 import pytest
@@ -337,3 +339,59 @@ def test_ten_thousand_layers_in_linear_time():
 
     work(100)
     assert work(5000) < 2.2 * work(2500)
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    {
+        "7B --gpus nan": "--gpus",
+        "7B --gpus 8 --tp 0": "whole number",
+        "gpt2 --fit h100 --batch 4": "--batch has no effect with --fit",
+        "gpt2 --reserve 0.2": "--reserve has no effect without --fit",
+        "gpt2 --fit h100 --reserve 1": "below 1",
+        "gpt2 --fit h100 --reserve -1": "--reserve",
+        "gpt2 --inference --optimizer sgd --attention plain": "--optimizer and --attention have no effect",
+        "gpt2 --precision fp32 --bytes-per-param zero": "--bytes-per-param has no effect",
+        "7B --checkpoint full": "--checkpoint has no effect on a bare number",
+        "resnet50 --attention flash": "--attention has no effect on a network without attention",
+        "resnet50 --checkpoint selective": "no attention",
+    }.items(),
+)
+def test_options_without_effect_are_refused(inside, line, words):
+    ran = inside("memory", *line.split())
+    assert (ran.code, ran.out) == (2, "") and words in ran.err
+
+
+def test_fit_in_a_pipe(inside):
+    """The micro-batch is a column, and what -q prints."""
+    words = ["memory", "gpt2", "--fit", "24GiB", "--reserve", "0"]
+    header, *rows = [row.split("\t") for row in inside(*words).out.splitlines()]
+    (batch,) = {row[header.index("batch")] for row in rows}
+    assert inside(*words, "-q").out == f"{batch}\n" and int(batch) > 1
+    assert sum(int(row[header.index("bytes")]) for row in rows) <= 24 << 30
+
+
+def test_counts_may_have_suffixes():
+    """A thousand GPUs are 1k, or 1e3."""
+    summary = memory.answer(["7.5B"], Plan(gpus=1000, zero=3), None, Room()).summary
+    assert summary["data_parallel"] == 1000
+
+
+@pytest.mark.parametrize("settings", [{"zero": 1, "gpus": 8}, {"optimizer": "adam8bit"}, {"checkpoint": "full"}])
+@pytest.mark.parametrize("name", ["gpt2", "resnet50", "llama-3-8b"])
+def test_explained_bytes(name, settings):
+    """Each formula, read as arithmetic, is the component's bytes."""
+    rows = memory.answer([name], Plan(batch=3, **settings), None, Room(), explain=True).rows
+    for row in rows:
+        formula, _, value = row["formula"].rpartition(" = ")
+        text = re.sub(r"⌈(\d+)/(\d+)⌉", r"-(-\1//\2)", formula.replace(" B", "").replace("·", "*").replace("−", "-"))
+        assert int(value) == row["bytes"] == math.ceil(eval(text.replace(" micro-batches", "")))
+
+
+def test_bytes_of_a_parameter_are_printed():
+    for settings, said in {
+        (): "16 = 2 + 2 + 8 + 4 (zero, bf16, adamw)",
+        (("convention", "megatron"),): "18 = 2 + 4 + 8 + 4 (megatron, bf16, adamw)",
+        (("precision", "fp32"), ("optimizer", "sgd")): "8 = 4 + 4 + 0 (zero, fp32, sgd)",
+    }.items():
+        assert memory.answer(["1B"], Plan(**dict(settings)), None, Room()).summary["param_bytes"] == said
