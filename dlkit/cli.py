@@ -9,14 +9,17 @@ import sys
 from itertools import pairwise
 from typing import Any, NoReturn
 
-from dlkit.core import console, signals
+from dlkit.core import console, peers, signals
 from dlkit.core.errors import DlkitError, ExitCode
 
 
 def main() -> NoReturn:
     """Run the command line in `sys.argv` and exit."""
     signals.install()  # before any library is loaded: one that swallows the exception leaves the flag
+    peers.watch_parent()
     _open_closed_streams()
+    if peers.rank():
+        _be_quiet()
     if isinstance(sys.stdout, io.TextIOWrapper):
         # As stderr does: what a terminal's encoding, or a file name's bytes, cannot express is shown as an escape.
         sys.stdout.reconfigure(errors="backslashreplace")
@@ -27,7 +30,7 @@ def main() -> NoReturn:
 
 def run(argv: list[str]) -> int:
     """Run one command line; return its exit code. stdout and stderr are the process's own."""
-    as_json = _wants_json(argv)
+    as_json, peers.argv = _wants_json(argv), argv
     try:
         from dlkit.app import invoke
 
@@ -35,22 +38,25 @@ def run(argv: list[str]) -> int:
         sys.stdout.flush()
         return code
     except DlkitError as failure:
-        console.error(failure, as_json)
-        return failure.code
+        return _show(failure, as_json)
     except KeyboardInterrupt:
-        console.error(DlkitError("interrupted", code=ExitCode.INTERRUPTED), as_json)
-        return ExitCode.INTERRUPTED
+        return _show(DlkitError("interrupted", code=ExitCode.INTERRUPTED), as_json)
     except signals.Terminated:
-        console.error(DlkitError("terminated", code=ExitCode.TERMINATED), as_json)
-        return ExitCode.TERMINATED
+        return _show(DlkitError("terminated", code=ExitCode.TERMINATED), as_json)
     except BrokenPipeError:
         return ExitCode.BROKEN_PIPE
     except Exception as failure:
         if os.environ.get("DLKIT_TRACEBACK"):
             raise
-        known = _translate(failure)
-        console.error(known, as_json)
-        return known.code
+        return _show(_translate(failure), as_json)
+
+
+def _show(failure: DlkitError, as_json: bool) -> int:
+    """Show an error, once for all the processes of a run, and give its exit code."""
+    peers.report(failure)
+    if peers.speaks():
+        console.error(failure, as_json)
+    return failure.code
 
 
 def _wants_json(argv: list[str]) -> bool:
@@ -93,6 +99,12 @@ def _open_closed_streams() -> None:
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115, PTH123  open as long as the process is
+
+
+def _be_quiet() -> None:
+    """Of the processes of a run the first one speaks; the others only end it with an error that is theirs."""
+    console.muted = True
+    sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123  open as long as the process is
 
 
 def _flush_or_discard() -> None:

@@ -20,6 +20,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from dlkit.commands import _options as opt
+from dlkit.commands import _processes as proc
 from dlkit.commands import _recipe as rec
 from dlkit.core.job import JobOptions
 from dlkit.core.recipe import Recipe
@@ -35,6 +36,7 @@ def _rate(help: str) -> Any:
 
 @opt.job
 @rec.recipe("epochs", "lr", "min_lr", "patience", "ema", "swa")
+@proc.processes("nproc")
 def command(
     job: JobOptions,
     recipe: Recipe,

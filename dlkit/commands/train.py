@@ -19,9 +19,10 @@ import typer
 
 from dlkit.commands import _keeping as keep
 from dlkit.commands import _options as opt
+from dlkit.commands import _processes as proc
 from dlkit.commands import _recipe as rec
 from dlkit.core.job import JobOptions
-from dlkit.core.keeping import Keeping
+from dlkit.core.keeping import Keeping, Processes
 from dlkit.core.recipe import Recipe
 from dlkit.core.result import Result
 
@@ -29,11 +30,13 @@ from dlkit.core.result import Result
 @opt.job
 @rec.recipe()
 @keep.keeping
+@proc.processes()
 def command(
     job: JobOptions,
     recipe: Recipe,
     keeping: Keeping,
     *,
+    processes: Processes,
     out: Annotated[
         str | None,
         typer.Option(metavar="DIR", help="The run directory to make.", show_default="runs/DATA-NETWORK-N"),
@@ -41,4 +44,4 @@ def command(
 ) -> Result:
     from dlkit.nn import answers
 
-    return answers.train(job, recipe, keeping, out)
+    return answers.train(job, recipe, keeping, processes, out)

@@ -11,6 +11,9 @@ from dlkit.core.errors import DlkitError
 quiet = False
 """Set once by the command line: `-q` silences notes and progress, never warnings or errors."""
 
+muted = False
+"""Set in all processes of a run but the first: they say nothing but their error."""
+
 _BIDI = {*range(0x202A, 0x202F), *range(0x2066, 0x206A), 0x200E, 0x200F, 0x061C}
 
 
@@ -30,12 +33,13 @@ def _escape(c: str) -> str:
 
 
 def note(text: str) -> None:
-    if not quiet:
+    if not quiet and not muted:
         _line(f"note: {safe(text)}")
 
 
 def warn(text: str) -> None:
-    _line(f"warning: {safe(text)}")
+    if not muted:
+        _line(f"warning: {safe(text)}")
 
 
 def error(failure: DlkitError, as_json: bool = False) -> None:
@@ -101,7 +105,7 @@ class _RichBar:
 @contextmanager
 def progress(total: int, what: str = "", unit: str = "step") -> Iterator[Bar]:
     """A bar on stderr while the block runs, with the rate in `unit`/s and the time left; still where no terminal is."""
-    if quiet or not sys.stderr.isatty():
+    if quiet or muted or not sys.stderr.isatty():
         yield _NoBar()
         return
     from rich.console import Console

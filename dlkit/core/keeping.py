@@ -32,3 +32,15 @@ class Keeping:
     every: Every = Every(seconds=300)
     keep: int = 2
     resume: str | None = None
+
+
+@dataclass(frozen=True)
+class Processes:
+    """nproc         processes on this machine; torchrun starts its own
+    shard         weights, gradients and moments in shards (FSDP2), not whole in each (DDP)
+    max_restarts  times that the processes are started again after one was killed
+    """
+
+    nproc: int = 1
+    shard: bool = False
+    max_restarts: int = 0

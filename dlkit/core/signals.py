@@ -20,7 +20,7 @@ class Terminated(BaseException):
 
 
 CODES = {signal.SIGINT: ExitCode.INTERRUPTED, signal.SIGTERM: ExitCode.TERMINATED}
-_SAVE = getattr(signal, "SIGUSR1", None)
+SAVE = getattr(signal, "SIGUSR1", None)
 
 
 class _Asked:
@@ -34,8 +34,13 @@ def install() -> None:
     for signum in CODES:
         if signal.getsignal(signum) is not signal.SIG_IGN:  # nohup and background jobs of sh ignore SIGINT: so do we
             signal.signal(signum, _stop)
-    if _SAVE is not None:
-        signal.signal(_SAVE, _save)
+    if SAVE is not None:
+        signal.signal(SAVE, _save)
+
+
+def signum() -> int | None:
+    """The signal that asked for an end."""
+    return _Asked.stop
 
 
 def asked() -> ExitCode | None:

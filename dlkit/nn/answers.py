@@ -1,12 +1,15 @@
 """What `train` and `lrfind` answer: their work as a Result."""
 
 from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any
 
 from dlkit.core import console, draw
 from dlkit.core.errors import DlkitError, ExitCode
 from dlkit.core.job import JobOptions
-from dlkit.core.keeping import Keeping
+from dlkit.core.keeping import Keeping, Processes
+from dlkit.core.peers import restarted
 from dlkit.core.recipe import Recipe
 from dlkit.core.result import Column, Result, Row
 from dlkit.core.run import RunDirectory
@@ -15,17 +18,27 @@ from dlkit.core.suggest import PEAKS, Sweep
 from dlkit.nn import lrfind as finder
 from dlkit.nn import train as training
 from dlkit.nn.job import Job, prepare
+from dlkit.nn.ranks import joined
 from dlkit.nn.resume import find
 
 
-def train(options: JobOptions, recipe: Recipe, keeping: Keeping, out: str | None) -> Result:
+def train(options: JobOptions, recipe: Recipe, keeping: Keeping, processes: Processes, out: str | None) -> Result:
     """Prepare everything, so that what can fail fails before the first row, then train as the rows are read."""
-    job = prepare(options, recipe)
-    if recipe.find_lr:
-        job = _with_rate(job)
-    training.begin(job)  # what cannot be built is an error of the command line, not of the run
-    directory = find(keeping.resume, out, f"{job.dataset.name}-{job.name}", training.config(job))
-    console.note(job.describe())
+    with ExitStack() as group:
+        ranks = group.enter_context(joined())
+        job = prepare(options, recipe, ranks, processes.shard)
+        if recipe.find_lr:
+            job = _with_rate(job)
+        training.begin(job)  # what cannot be built is an error of the command line, not of the run
+        if restarted():
+            keeping = replace(keeping, resume=keeping.resume or "auto")
+        stem = f"{job.dataset.name}-{job.name}"
+        directory = find(keeping.resume, out, stem, training.config(job)) if ranks.first else None
+        console.note(job.describe())
+        return _training(job, keeping, directory, group.pop_all())
+
+
+def _training(job: Job, keeping: Keeping, directory: RunDirectory | None, group: ExitStack) -> Result:
     outcome, summary = training.Outcome(), {}
     metric = job.objective.metric
     columns = [
@@ -43,7 +56,7 @@ def train(options: JobOptions, recipe: Recipe, keeping: Keeping, out: str | None
         Column("seconds", "seconds", "time"),
         Column("run"),
     ]
-    rows = _epochs(job, keeping, directory, outcome, summary)
+    rows = _epochs(job, keeping, directory, outcome, summary, group)
     return Result(columns, rows, summary, "best", facts, streams=True)
 
 
@@ -56,9 +69,14 @@ def _with_rate(job: Job) -> Job:
 
 
 def _epochs(
-    job: Job, keeping: Keeping, directory: RunDirectory, outcome: training.Outcome, summary: dict[str, Any]
+    job: Job,
+    keeping: Keeping,
+    directory: RunDirectory | None,
+    outcome: training.Outcome,
+    summary: dict[str, Any],
+    group: ExitStack,
 ) -> Iterator[Row]:
-    with console.progress(job.recipe.epochs * len(job.train), "training") as bar:
+    with group, console.progress(job.recipe.epochs * len(job.train), "training") as bar:
         for epoch in training.run(job, keeping, directory, bar, outcome):
             row = training.row(epoch, job.objective.metric)
             shown = f"epoch {epoch.epoch}  {job.objective.metric} {epoch.metric:.4g}"
@@ -69,7 +87,12 @@ def _epochs(
 
 def lrfind(options: JobOptions, recipe: Recipe, search: Search) -> Result:
     """Sweep once a seed, and answer with the median suggestion; none where the loss shows no clear minimum."""
-    job = prepare(options, recipe)
+    with joined() as ranks:
+        return _sweeps(prepare(options, recipe, ranks), search)
+
+
+def _sweeps(job: Job, search: Search) -> Result:
+    recipe = job.recipe
     console.note(job.describe())
     with console.progress(search.seeds * search.steps, "sweeping") as bar:
         found = finder.search_all(job, search, bar)

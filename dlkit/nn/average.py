@@ -67,7 +67,7 @@ class Swa(Average):
     def after_epoch(self, live: nn.Module, epoch: int, train: Batches) -> None:
         if epoch >= self.first:
             self._towards(live, 1 / (self.count + 1))
-            update_bn(train.in_order(), self.model)  # type: ignore[arg-type]
+            update_bn(train.everything(), self.model)  # type: ignore[arg-type]
 
 
 def make_average(model: nn.Module, recipe: Recipe) -> Average | None:

@@ -18,6 +18,7 @@ from torch import Tensor
 from dlkit.core import console
 from dlkit.core.errors import DlkitError, ExitCode, bad_data
 from dlkit.core.run import RunDirectory
+from dlkit.nn.ranks import ALONE, Ranks
 from dlkit.nn.state import State
 from dlkit.nn.tree import pack, unpack, without_aliases
 
@@ -40,11 +41,14 @@ class Saved:
 
 
 class Checkpoints:
-    """The checkpoints of one run directory: the newest `keep`, and the best weights that they speak of."""
+    """The checkpoints of one run directory: the newest `keep`, and the best weights that they speak of.
 
-    def __init__(self, directory: RunDirectory, keep: int, config: Mapping[str, Any]) -> None:
+    Of several processes the first alone has the directory; all have to call `save` and `latest`, at the same place.
+    """
+
+    def __init__(self, directory: RunDirectory | None, keep: int, config: Mapping[str, Any]) -> None:
         self.directory, self.keep, self.config = directory, keep, config
-        self.folder = directory.path / FOLDER
+        self.folder = directory.path / FOLDER if directory else Path()
         self._best: tuple[int, str | None] = (0, None)
         self._last: tuple[int, int, int] | None = None
 
@@ -53,25 +57,29 @@ class Checkpoints:
         place = (state.step, state.epoch, state.position)
         if place == self._last and not done:
             return
+        self._last = place
+        tensors: dict[str, Tensor] = {}
+        packed = pack(state.state_dict(), "", tensors)
+        if not self.directory:
+            return
         if state.best_epoch != self._best[0]:
             self._best = state.best_epoch, self._write("best", state.best_weights, {})
-        tensors: dict[str, Tensor] = {}
         facts = {
             "format": 1,
             "config": self.config,
             "done": done,
             "threads": torch.get_num_threads(),
             "best": self._best[1],
-            "state": pack(state.state_dict(), "", tensors),
+            "state": packed,
         }
         newest = self._write(f"{state.step:09d}-{state.epoch:06d}", tensors, facts)
-        self._last = place
         self._forget(newest)
 
     def _write(self, stem: str, tensors: Mapping[str, Tensor], facts: dict[str, Any]) -> str:
         kept, aliases = without_aliases(tensors)
         data = save(kept, {"dlkit": json.dumps(facts | {"aliases": aliases})})
         name = f"{stem}-{hashlib.sha256(data).hexdigest()}.safetensors"
+        assert self.directory
         self.directory.write(f"{FOLDER}/{name}", data)
         return name
 
@@ -84,20 +92,28 @@ class Checkpoints:
             if path.name not in kept | best:
                 path.unlink(missing_ok=True)
 
-    def latest(self) -> Saved | None:
+    def latest(self, ranks: Ranks = ALONE) -> Saved | None:
         """The newest checkpoint that is whole; None where there is none at all. All damaged: exit code 65."""
+        found, best = self._newest_whole() if self.directory else (b"", b"")
+        found, best = ranks.from_first(found), ranks.from_first(best)
+        if not found:
+            return None
+        saved = parse(found)
+        return Saved(saved.tensors, saved.facts, dict(parse(best).tensors) if best else {})
+
+    def _newest_whole(self) -> tuple[bytes, bytes]:
+        """The bytes of a checkpoint and of the best weights it speaks of; none where there are none."""
         paths = listed(self.folder)
         for path in paths:
-            saved = read(path)
-            best = saved and saved.facts["best"]
-            weights = read(self.folder / best) if best else None
-            if saved is None or (best and weights is None):
-                console.warn(f"{path if saved is None else self.folder / str(best)}: damaged; not used")
-                continue
-            return Saved(saved.tensors, saved.facts, dict(weights.tensors) if weights else {})
+            data = read(path)
+            best = self.folder / facts_of(data)["best"] if data and facts_of(data)["best"] else None
+            weights = read(best) if best else b""
+            if data and weights is not None:
+                return data, weights
+            console.warn(f"{best if data else path}: damaged; the checkpoint before it is taken")
         if paths:
             raise bad_data(f"{self.folder}: no checkpoint in it is whole", "the run has to be made again")
-        return None
+        return b"", b""
 
     def goes_on(self, state: State, saved: Saved) -> None:
         """The run goes on from what was saved, now `state`: what is on disk already is not written again."""
@@ -111,8 +127,8 @@ def listed(folder: Path) -> list[Path]:
     return sorted(paths, key=lambda p: p.name[:16], reverse=True)
 
 
-def read(path: Path) -> Saved | None:
-    """A checkpoint, or None where its bytes are not those that its name says. Not readable: exit code 74."""
+def read(path: Path) -> bytes | None:
+    """A checkpoint's bytes, or None where they are not those that its name says. Not readable: exit code 74."""
     try:
         data = path.read_bytes()
     except FileNotFoundError:
@@ -121,10 +137,12 @@ def read(path: Path) -> Saved | None:
         reason = (failure.strerror or str(failure)).lower()
         raise DlkitError(f"{path}: {reason}", code=ExitCode.IO_ERROR) from None
     found = _NAME.fullmatch(path.name)
-    if not found or hashlib.sha256(data).hexdigest() != found[3]:
-        return None
-    facts = facts_of(data)
-    tensors = load(data)
+    return data if found and hashlib.sha256(data).hexdigest() == found[3] else None
+
+
+def parse(data: bytes) -> Saved:
+    """A checkpoint from bytes that are known to be whole."""
+    facts, tensors = facts_of(data), load(data)
     for alias, name in facts["aliases"].items():
         tensors[alias] = tensors[name]
     return Saved(tensors, facts)

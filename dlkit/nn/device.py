@@ -1,5 +1,7 @@
 """Where tensors live, and what makes a run repeatable."""
 
+import os
+
 import torch
 
 from dlkit.core.errors import DlkitError, ExitCode
@@ -9,6 +11,8 @@ def pick(name: str) -> torch.device:
     """The device for `auto`, `cpu`, `cuda`, `cuda:1` or `mps`. One that is not there: exit code 69."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    if name == "cuda" and torch.distributed.is_initialized():
+        name = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
     try:
         device = torch.device(name)
     except RuntimeError:
@@ -31,13 +35,17 @@ def seed_all(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def seed_step(device: torch.device, seed: int, step: int, rank: int = 0) -> None:
-    """Seed what one step draws (dropout), so that it is a function of (seed, step, rank) and there is nothing to save.
+def draw(seed: int, step: int) -> int:
+    """What seeds a step's own randomness (dropout): a function of (seed, step), so that there is nothing to save."""
+    return seed * 0x9E3779B1 + step * 0x85EBCA6B + 1
+
+
+def seed_step(device: torch.device, drawn: int, rank: int = 0) -> None:
+    """Seed what one step draws in one of several processes.
 
     The generators themselves: torch.manual_seed reaches for every kind of device there could be, at each step.
     """
-    # Large odd factors: torch's CPU generator reads 32 bits of its seed.
-    mixed = (seed * 0x9E3779B1 + step * 0x85EBCA6B + rank * 0xC2B2AE35 + 1) % 2**32
+    mixed = (drawn + rank * 0xC2B2AE35) % 2**32  # torch's CPU generator reads 32 bits of its seed
     torch.default_generator.manual_seed(mixed)
     if device.type == "cuda":
         torch.cuda.default_generators[device.index or torch.cuda.current_device()].manual_seed(mixed)

@@ -10,9 +10,10 @@ import torch
 from dlkit.core.console import Bar
 from dlkit.core.errors import DlkitError, ExitCode
 from dlkit.core.recipe import Recipe
-from dlkit.nn.device import seed_step, synchronize
+from dlkit.nn.device import draw, synchronize
 from dlkit.nn.loader import Batches
 from dlkit.nn.objective import Objective, evaluate
+from dlkit.nn.ranks import Ranks
 from dlkit.nn.state import State
 from dlkit.nn.watch import Stopped, Watch
 
@@ -62,14 +63,13 @@ def fit(
     steps, plan = state.stepper, state.plan
     state.model.train()
     while state.epoch <= recipe.epochs and not (recipe.patience and state.stale >= recipe.patience):
-        losses, trained, started = Losses(state), 0, time.perf_counter()
+        losses, trained, started = Losses(state, train.ranks), 0, time.perf_counter()
         for batch in train.shuffled(state.epoch, state.position):
             rates = plan(state.step - steps.skipped)
-            seed_step(train.device, train.seed, state.step)
-            loss, state.lr = steps(batch, rates), rates.lr
+            loss, state.lr = steps(batch, rates, draw(train.seed, state.step)), rates.lr
             state.step, state.position = state.step + 1, state.position + 1
-            losses.add(loss, len(batch[1]), state.lr)
-            trained += len(batch[1])
+            losses.add(loss, len(batch.targets), state.lr)
+            trained += len(batch.targets)
             bar.advance()
             if watch.look(state.step):
                 losses.fold()
@@ -96,8 +96,8 @@ def fit(
 class Losses:
     """The losses of an epoch, left on the device and looked at now and then, because each look waits for it."""
 
-    def __init__(self, state: State) -> None:
-        self.state = state
+    def __init__(self, state: State, ranks: Ranks) -> None:
+        self.state, self.ranks = state, ranks
         self.waiting: list[tuple[torch.Tensor, int, float]] = []
 
     def add(self, loss: torch.Tensor, rows: int, lr: float) -> None:
@@ -113,7 +113,7 @@ class Losses:
         losses, rows, lrs = zip(*self.waiting, strict=True)
         first = self.state.step - len(self.waiting) + 1
         self.waiting = []
-        for i, loss in enumerate(torch.stack(losses).tolist()):
+        for i, loss in enumerate(self.ranks.total(torch.stack(losses))):
             if not math.isfinite(loss):
                 raise Diverged(first + i, self.state.epoch, lrs[i])
             self.state.loss_sum += loss * rows[i]

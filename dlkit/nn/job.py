@@ -22,6 +22,7 @@ from dlkit.nn.columns import fit_edges
 from dlkit.nn.default import default_network
 from dlkit.nn.loader import Batches, Normalise
 from dlkit.nn.objective import Objective, make_objective
+from dlkit.nn.ranks import ALONE, Ranks
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,8 @@ class Job:
     valid: Batches
     device: torch.device
     edges: dict[str, dict[str, torch.Tensor]]
+    ranks: Ranks = ALONE
+    shard: bool = False
 
     def model(self, seed: int) -> nn.Module:
         """A fresh network with weights drawn from `seed`, on the device."""
@@ -59,11 +62,18 @@ class Job:
         return (
             f"{self.dataset.name}: {self.train.rows:,} rows to train on, {self.valid.rows:,} to validate, {kind}; "
             f"{self.name} of {self.params:,} parameters on {devices.describe(self.device)}, "
-            f"batches of {self.train.batch_size}, {self.recipe.optimizer}"
+            f"batches of {self.train.batch_size}{self._shared()}, {self.recipe.optimizer}"
         )
 
+    def _shared(self) -> str:
+        """How a step's batch is divided, which changes neither the batch nor what the rate means."""
+        if self.ranks.alone:
+            return ""
+        kind = "FSDP" if self.shard else "DDP"
+        return f" ({-(-self.train.batch_size // self.ranks.world)} in each of {self.ranks.world} processes, {kind})"
 
-def prepare(options: JobOptions, recipe: Recipe) -> Job:
+
+def prepare(options: JobOptions, recipe: Recipe, ranks: Ranks = ALONE, shard: bool = False) -> Job:
     """Read, split, fit the schema on the training side alone, parse the network and check that it fits the data."""
     device = devices.pick(options.device)
     precision.check(recipe.precision, device)
@@ -76,7 +86,7 @@ def prepare(options: JobOptions, recipe: Recipe) -> Job:
 
     def side(rows: np.ndarray, batch: int) -> Batches:
         x, y = schema.inputs(dataset, rows), schema.targets(dataset, rows)
-        return Batches(x, y, batch, device, normaliser(schema, device), options.seed)
+        return Batches(x, y, batch, device, normaliser(schema, device), options.seed, ranks)
 
     # Evaluation keeps no gradients: four batches' worth of rows fit where one did.
     train, valid = side(split.train, min(size, len(split.train))), side(split.valid, 4 * size)
@@ -85,7 +95,7 @@ def prepare(options: JobOptions, recipe: Recipe) -> Job:
     objective = make_objective(schema.task, schema.classes, unit, recipe, train.y, device)
     _check_accumulate(recipe, train)
     edges = fit_edges(walk(graph, schema.input_shape), train.x)
-    return Job(options, recipe, dataset, schema, name, graph, objective, train, valid, device, edges)
+    return Job(options, recipe, dataset, schema, name, graph, objective, train, valid, device, edges, ranks, shard)
 
 
 def _outputs(schema: Schema) -> int:

@@ -1,13 +1,35 @@
 """Batches gathered whole from memory: one index_select a batch, no Python per row, no worker processes."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-Batch = tuple[Tensor, Tensor]
+from dlkit.nn.ranks import ALONE, Ranks
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Rows and their targets: of several processes' step, this one's part.
+
+    whole  the targets of the whole step, where it has more than `y`
+    part   what a row counts: less than one where every process has the whole batch, there being too few rows to share
+    """
+
+    x: Tensor
+    y: Tensor
+    whole: Tensor | None = None
+    part: float = 1.0
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return iter((self.x, self.y))
+
+    @property
+    def targets(self) -> Tensor:
+        """The targets of all rows of the step."""
+        return self.y if self.whole is None else self.whole
 
 
 @dataclass(frozen=True)
@@ -37,10 +59,11 @@ class Batches:
         device: torch.device,
         normalise: Normalise | None = None,
         seed: int = 0,
+        ranks: Ranks = ALONE,
     ) -> None:
         self.x, self.y = torch.from_numpy(inputs), torch.from_numpy(targets)
         self.rows, self.batch_size, self.device, self.seed = len(inputs), batch_size, device, seed
-        self.normalise = normalise
+        self.normalise, self.ranks = normalise, ranks
         if device.type != "cpu" and _fits(self.x, device):
             self.x, self.y = self.x.to(device), self.y.to(device)
 
@@ -57,38 +80,47 @@ class Batches:
         return self._batches(order, range(start, len(self)))
 
     def in_order(self) -> Iterator[Batch]:
-        """Every row once, in order, for evaluation."""
-        return self._batches(torch.arange(self.rows), range(-(-self.rows // self.batch_size)))
+        """Every row once, in order, for evaluation; of several processes each gets its part."""
+        return self._batches(torch.arange(self.rows), self._all())
 
-    def _batches(self, order: Tensor, numbers: range) -> Iterator[Batch]:
-        order = order.to(self.x.device)
-        parts = (order[i * self.batch_size : (i + 1) * self.batch_size] for i in numbers)
-        if self.x.device.type == self.device.type:
-            return (self._ready(self.x.index_select(0, rows), self.y.index_select(0, rows)) for rows in parts)
-        return self._ahead(parts)
+    def everything(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Every row once, in order, in each of several processes."""
+        return ((batch.x, batch.y) for batch in self._batches(torch.arange(self.rows), self._all(), ALONE))
 
-    def _ahead(self, parts: Iterator[Tensor]) -> Iterator[Batch]:
+    def _all(self) -> range:
+        return range(-(-self.rows // self.batch_size))
+
+    def _batches(self, order: Tensor, numbers: range, ranks: Ranks | None = None) -> Iterator[Batch]:
+        order, ranks = order.to(self.x.device), ranks or self.ranks
+        gathered = (self._gather(order[i * self.batch_size : (i + 1) * self.batch_size], ranks) for i in numbers)
+        return map(self._ready, gathered if self.x.device.type == self.device.type else self._ahead(gathered))
+
+    def _gather(self, rows: Tensor, ranks: Ranks) -> Batch:
+        own, part = ranks.share(rows)
+        whole = None if len(own) == len(rows) else self.y.index_select(0, rows)
+        return Batch(self.x.index_select(0, own), self.y.index_select(0, own), whole, part)
+
+    def _ahead(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         """Host to device: the next batch is gathered into pinned memory and copied while the last one computes."""
         waiting: Batch | None = None
-        for rows in parts:
-            sent = self._send(rows)
+        for batch in batches:
+            sent = replace(batch, x=self._send(batch.x), y=self._send(batch.y),
+                           whole=None if batch.whole is None else self._send(batch.whole))  # fmt: skip
             if waiting is not None:
-                yield self._ready(*waiting)
+                yield waiting
             waiting = sent
         if waiting is not None:
-            yield self._ready(*waiting)
+            yield waiting
 
-    def _send(self, rows: Tensor) -> Batch:
+    def _send(self, values: Tensor) -> Tensor:
         pin = self.device.type == "cuda"
-        x, y = self.x.index_select(0, rows), self.y.index_select(0, rows)
-        if pin:
-            x, y = x.pin_memory(), y.pin_memory()
-        return x.to(self.device, non_blocking=pin), y.to(self.device, non_blocking=pin)
+        return (values.pin_memory() if pin else values).to(self.device, non_blocking=pin)
 
-    def _ready(self, x: Tensor, y: Tensor) -> Batch:
-        x = self.normalise(x) if self.normalise else x
+    def _ready(self, batch: Batch) -> Batch:
+        x = self.normalise(batch.x) if self.normalise else batch.x
         # Convolutions run a third faster with channels last; for other ranks there is nothing to choose.
-        return (x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x), y
+        x = x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
+        return batch if x is batch.x else replace(batch, x=x)
 
 
 def _fits(x: Tensor, device: torch.device) -> bool:

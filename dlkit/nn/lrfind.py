@@ -33,12 +33,12 @@ def sweep(job: Job, search: Search, seed: int, bar: Bar) -> Sweep:
     The step is that of training, averages of weights apart, which it does not read.
     """
     model = job.model(seed)
-    step = Stepper(model, job.objective, replace(job.recipe, ema=None, swa=None))
+    step = Stepper(model, job.objective, replace(job.recipe, ema=None, swa=None), job.ranks, job.shard)
     result, average = Sweep([], [], []), 0.0
     model.train()
     for i, batch in zip(range(search.steps), _endless(job, seed), strict=False):
         lr = _rate(search, i / (search.steps - 1))
-        loss = step(batch, Rates(lr)).item()
+        loss = job.ranks.total(step(batch, Rates(lr)).reshape(1))[0]
         bar.advance()
         if not math.isfinite(loss):
             break

@@ -161,13 +161,13 @@ def evaluate(
     was_training, objective = model.training, objective.plain()
     model.eval()
     losses, statistics = [], []
-    for x, y in batches.in_order():
+    for batch in batches.in_order():
         if watch and watch.stops():
             model.train(was_training)
             raise Stopped
-        output = model(x)
-        losses.append(objective.total(output, y))
-        statistics.append(objective.statistic(output, y))
+        output = model(batch.x).float()
+        losses.append(objective.total(output, batch.y) * batch.part)
+        statistics.append(objective.statistic(output, batch.y) * batch.part)
     model.train(was_training)
-    loss, total = (torch.stack(s).cpu().double().sum().item() for s in (losses, statistics))
+    loss, total = batches.ranks.total(torch.stack([torch.stack(s).cpu().double().sum() for s in (losses, statistics)]))
     return loss / batches.rows, objective.value(total, batches.rows)

@@ -36,7 +36,8 @@ def _groups(named: list[tuple[str, nn.Parameter]], decay: float) -> list[dict[st
 
 
 def _fused(named: list[tuple[str, nn.Parameter]]) -> bool:
-    return all(p.device.type in _FUSED and p.is_floating_point() for _, p in named)
+    # Weights in shards (FSDP's DTensor) have no fused kernel for every optimiser.
+    return all(p.device.type in _FUSED and p.is_floating_point() and not hasattr(p, "device_mesh") for _, p in named)
 
 
 def _make(name: str, groups: list[dict[str, object]], recipe: Recipe, fused: bool) -> torch.optim.Optimizer:

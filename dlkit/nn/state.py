@@ -59,7 +59,8 @@ class State:
     def load_state_dict(self, saved: dict[str, Any]) -> None:
         """Bring this to where `saved` was taken. KeyError where a part is missing."""
         for name, part in self._parts().items():
-            part.load_state_dict(saved[name])
+            weights = part.state_dict() if isinstance(part, nn.Module) else {}
+            part.load_state_dict({k: like(weights[k], v) if k in weights else v for k, v in saved[name].items()})
             lay_out(part)
         for name, value in saved.items():
             if isinstance(value, int | float):

@@ -1,36 +1,58 @@
 """One training step, shared by `train` and `lrfind`: what the finder measures is what training does."""
 
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from dlkit.core import console
 from dlkit.core.recipe import Recipe
 from dlkit.nn.average import make_average
+from dlkit.nn.device import seed_step
 from dlkit.nn.loader import Batch, Batches
 from dlkit.nn.objective import Objective
 from dlkit.nn.optimizer import make_optimizers, set_rates
 from dlkit.nn.precision import autocast, scaler
+from dlkit.nn.ranks import ALONE, Ranks
 from dlkit.nn.schedule import Rates
+from dlkit.nn.spread import average, distributed, over_shards, own, sharded, synced, unsynced
 from dlkit.nn.wrap import wrapped
 
 LEAST_SCALE = 2.0**-10
 """A loss scale below this is no overflow of half precision: the gradients are not finite at any scale."""
 
 
+TRIALS = 2
+"""Steps at the start for which several processes are ready to run out of memory: the optimiser's moments come after the
+first."""
+
+
 class Stepper:
     """Forward, backward, update. A non-finite loss or gradient never reaches the weights: the update is skipped on the
     device, without waiting for it, through the flag that fused optimisers have for loss scaling.
 
-    A batch is cut into `accumulate` micro-batches whose gradients add up to those of the whole one. `skipped` counts
-    the steps that loss scaling left out: they are no updates, and the schedule does not count them.
+    A batch is cut into `accumulate` micro-batches whose gradients add up to those of the whole one; out of memory, into
+    more. Of several processes each has its part of the batch, and the gradients are those of the whole. `skipped`
+    counts the steps that loss scaling left out: they are no updates, and the schedule does not count them.
     """
 
-    def __init__(self, model: nn.Module, objective: Objective, recipe: Recipe) -> None:
-        self.model, self.objective, self.recipe = model, objective, recipe
+    def __init__(
+        self, model: nn.Module, objective: Objective, recipe: Recipe, ranks: Ranks = ALONE, shard: bool = False
+    ) -> None:
+        self.objective, self.recipe, self.ranks, self.shard = objective, recipe, ranks, shard
+        self.model = model
+        place = next(model.parameters()).device
+        if not ranks.alone:
+            self.model = model = synced(model, place)
+        if shard:
+            sharded(model, recipe)
         self.forward = wrapped(model, recipe)
+        if not (ranks.alone or shard):
+            self.forward = distributed(model, self.forward, place)
+        self.trials = 0 if shard else TRIALS
         self.optimizers = make_optimizers(model, recipe)
-        self.fused = all(group.get("fused") for o in self.optimizers for group in o.param_groups)
+        self.fused = not shard and all(group.get("fused") for o in self.optimizers for group in o.param_groups)
         self.parameters = [p for o in self.optimizers for group in o.param_groups for p in group["params"]]
         self.penalised = [p for p in self.parameters if p.dim() > 1]
         device = self.parameters[0].device.type
@@ -39,41 +61,99 @@ class Stepper:
         self.accumulate = recipe.accumulate
         self.skipped = 0
 
-    def __call__(self, batch: Batch, rates: Rates) -> Tensor:
-        """Take one step; return the loss, still on the device: NaN where the step was left out for good."""
+    def __call__(self, batch: Batch | tuple[Tensor, Tensor], rates: Rates, drawn: int | None = None) -> Tensor:
+        """Take one step; return the loss, still on the device: NaN where the step was left out for good. Of several
+        processes' losses the sum is that of the batch. `drawn` seeds what the step draws (dropout).
+        """
         set_rates(self.optimizers, *rates)
-        loss = self._backward(*batch)
+        loss = self._gradients(batch if isinstance(batch, Batch) else Batch(*batch), drawn)
         if self.scaler.is_enabled():
             for optimizer in self.optimizers:
                 self.scaler.unscale_(optimizer)
         bad = self._regularise(loss)
         return self._update_scaled(bad, loss) if self.scaler.is_enabled() else self._update(bad, loss)
 
-    def _backward(self, x: Tensor, y: Tensor) -> Tensor:
-        """Gradients of the mean loss of the batch; that loss, without L1 and weight decay."""
-        weight = self.objective.weight(y)
-        if self.accumulate == 1:
-            parts = [(x, y)]
-        else:
-            parts = list(zip(x.tensor_split(self.accumulate), y.tensor_split(self.accumulate), strict=True))
+    def _gradients(self, batch: Batch, drawn: int | None) -> Tensor:
+        """Gradients of the batch's mean loss, in ever smaller micro-batches while memory does not suffice.
+
+        Several processes have to agree on that before they exchange gradients, which DDP does on the way: so they do it
+        after the backward pass for the first steps, when memory runs out if it ever does.
+        """
+        while True:
+            buffers = [buffer.clone() for buffer in self.model.buffers()] if self.trials else []
+            apart = self.trials > 0 and not self.ranks.alone
+            loss = self._tried(batch, drawn, apart)
+            if self.ranks.largest([loss is None])[0] if apart else loss is None:
+                self._clear()
+                for buffer, before in zip(self.model.buffers(), buffers, strict=bool(buffers)):
+                    buffer.copy_(before)
+                self._halve(len(batch.y), batch.x.device)
+                continue
+            if apart:
+                average([p.grad for p in self.parameters if p.grad is not None], self.ranks)
+            self.trials = max(self.trials - 1, 0)
+            assert loss is not None
+            return loss
+
+    def _tried(self, batch: Batch, drawn: int | None, apart: bool) -> Tensor | None:
+        """The loss, or None where memory ran out and that can be mended."""
+        if drawn is not None:
+            seed_step(batch.x.device, drawn, self.ranks.rank)
+        try:
+            return self._backward(batch, apart)
+        except (RuntimeError, MemoryError) as failure:
+            if not is_out_of_memory(failure) or not (apart or (self.ranks.alone and not self.shard)):
+                raise
+        return None  # outside of the handler: the exception's traceback holds the activations
+
+    def _halve(self, rows: int, device: torch.device) -> None:
+        """Micro-batches of half the size; a single row is the end of it."""
+        if self.accumulate >= rows:
+            raise MemoryError
+        self.accumulate = min(2 * self.accumulate, rows)
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+        console.note(
+            f"out of memory: the step's {rows} rows now go through in {self.accumulate} parts of "
+            f"{-(-rows // self.accumulate)}; the result is the same"
+        )
+
+    def _backward(self, batch: Batch, apart: bool) -> Tensor:
+        """Gradients of the mean loss of the batch; this process's part of that loss, without L1 and weight decay.
+        `apart`: the gradients are not exchanged."""
+        weight = self.objective.weight(batch.targets) / batch.part
+        count = min(self.accumulate, len(batch.y))
+        parts = [(batch.x, batch.y)]
+        if count > 1:
+            parts = list(zip(batch.x.tensor_split(count), batch.y.tensor_split(count), strict=True))
         losses = []
-        for part, truth in parts:
-            with self.autocast:
-                output = self.forward(part)
-            loss = self.objective.total(output.float(), truth) / weight
-            self.scaler.scale(loss).backward()
+        for i, (part, truth) in enumerate(parts, 1):
+            with unsynced(self.forward) if apart or i < len(parts) else nullcontext():
+                with self.autocast:
+                    output = self.forward(part)
+                loss = self.objective.total(output.float(), truth) / weight
+                self.scaler.scale(self._for_all(loss)).backward()
             losses.append(loss.detach())
         return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
 
+    def _for_all(self, loss: Tensor) -> Tensor:
+        """The loss whose gradients, averaged over the processes, are those of the batch. Where one's loss is not finite
+        its gradients are made so, and with them everybody's: all leave the step out, or none."""
+        if self.ranks.alone:
+            return loss
+        return loss * torch.where(torch.isfinite(loss.detach()), float(self.ranks.world), torch.nan)
+
     def _regularise(self, loss: Tensor) -> Tensor:
         """L1 and clipping on the gradients as they are; whether anything is not finite, as a flag on the device."""
-        gradients = [p.grad for p in self.parameters if p.grad is not None]
+        gradients = [own(p.grad) for p in self.parameters if p.grad is not None]
         if self.recipe.l1:
             weights = [p for p in self.penalised if p.grad is not None]
-            signs = torch._foreach_sign([p.detach() for p in weights])
-            torch._foreach_add_([p.grad for p in weights], signs, alpha=self.recipe.l1)
+            signs = torch._foreach_sign([own(p.detach()) for p in weights])
+            torch._foreach_add_([own(p.grad) for p in weights], signs, alpha=self.recipe.l1)
         # What nn.utils.get_total_norm is made of, at half its price: on a small network that is a twentieth of a step.
         norms = torch._foreach_norm(gradients)
+        if self.shard:
+            norms = [over_shards(norms)]
         if self.recipe.clip is None:
             return ~torch.isfinite(torch.stack([loss, *norms]).sum())
         norm = torch.linalg.vector_norm(torch.stack(norms))
@@ -126,6 +206,7 @@ class Stepper:
             "scaler": self.scaler.state_dict(),
             "average": self.average.state_dict() if self.average else None,
             "skipped": self.skipped,
+            "accumulate": self.accumulate,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -135,3 +216,9 @@ class Stepper:
         if self.average:
             self.average.load_state_dict(state["average"])
         self.skipped = state["skipped"]
+        self.accumulate = max(self.accumulate, state["accumulate"])
+
+
+def is_out_of_memory(failure: BaseException) -> bool:
+    """CUDA's own error, Python's, or that of torch's allocator for main memory, which is a plain RuntimeError."""
+    return isinstance(failure, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(failure)

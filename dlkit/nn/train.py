@@ -4,7 +4,9 @@ import platform
 import shlex
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,7 +19,7 @@ from dlkit.core.console import Bar
 from dlkit.core.errors import DlkitError
 from dlkit.core.keeping import Keeping
 from dlkit.core.run import MANIFEST, RunDirectory
-from dlkit.nn.checkpoint import Checkpoints
+from dlkit.nn.checkpoint import Checkpoints, Saved
 from dlkit.nn.device import describe
 from dlkit.nn.fit import Diverged, Epoch, fit
 from dlkit.nn.job import Job
@@ -26,6 +28,7 @@ from dlkit.nn.resume import check
 from dlkit.nn.schedule import Plan
 from dlkit.nn.state import State
 from dlkit.nn.step import Stepper
+from dlkit.nn.tree import whole
 from dlkit.nn.watch import Watch
 
 
@@ -50,15 +53,16 @@ class Outcome:
         return self.rows / self.train_seconds if self.train_seconds else 0.0
 
 
-def run(job: Job, keeping: Keeping, directory: RunDirectory, bar: Bar, outcome: Outcome) -> Iterator[Epoch]:
-    """Train, and yield each epoch once its line is in metrics.jsonl. Fills in `outcome`.
+def run(job: Job, keeping: Keeping, directory: RunDirectory | None, bar: Bar, outcome: Outcome) -> Iterator[Epoch]:
+    """Train, and yield each epoch once its line is in metrics.jsonl. Fills in `outcome`. Of several processes the first
+    alone has the directory.
 
     The first checkpoint is written before the first step, to prove that there is room. Stopped by a signal, it saves
     where it is, finishes the directory and raises with that signal's exit code. Diverged, it keeps the best weights of
     before, or leaves the directory unfinished if there are none.
     """
-    started, watch = time.perf_counter(), Watch(keeping.every)
-    with signals.deferred(), directory:
+    started, watch = time.perf_counter(), Watch(keeping.every, job.ranks)
+    with signals.deferred(), directory or nullcontext():
         state, checkpoints = _ready(job, keeping, directory)
         bar.advance(state.step)
         try:
@@ -77,42 +81,48 @@ def run(job: Job, keeping: Keeping, directory: RunDirectory, bar: Bar, outcome: 
         outcome.take(state)
         checkpoints.save(state, done=not watch.stopped)
         _finish(state, directory)
-    code = signals.asked()
-    if watch.stopped and code:
-        raise DlkitError(
-            f"stopped at step {state.step}, in epoch {state.epoch} of {job.recipe.epochs}",
-            f"go on with the same command and --resume {shlex.quote(str(directory.path))}",
-            code,
-        )
+    if watch.code:
+        go_on = f"go on with the same command and --resume {shlex.quote(str(directory.path))}" if directory else None
+        where = f"stopped at step {state.step}, in epoch {state.epoch} of {job.recipe.epochs}"
+        raise DlkitError(where, go_on, watch.code)
 
 
-def _ready(job: Job, keeping: Keeping, directory: RunDirectory) -> tuple[State, Checkpoints]:
+def _ready(job: Job, keeping: Keeping, directory: RunDirectory | None) -> tuple[State, Checkpoints]:
     """The state to train from and where it is saved: fresh, or as the newest checkpoint has it."""
     about, state = config(job), begin(job)
     checkpoints = Checkpoints(directory, keeping.keep, about)
-    saved = checkpoints.latest() if keeping.resume else None
+    saved = checkpoints.latest(job.ranks) if keeping.resume else None
     if saved:
-        check(saved, about, directory.path)
-        saved.restore(state)
-        checkpoints.goes_on(state, saved)
+        _take_up(state, saved, checkpoints, directory, about)
+    if directory:
+        directory.write_json("config.json", about)
+        directory.write_json("schema.json", job.schema.to_json())
+    checkpoints.save(state)
+    return state, checkpoints
+
+
+def _take_up(
+    state: State, saved: Saved, checkpoints: Checkpoints, directory: RunDirectory | None, about: dict[str, Any]
+) -> None:
+    """Bring `state` to where a checkpoint was taken, and the directory with it."""
+    check(saved, about, directory.path if directory else Path())
+    saved.restore(state)
+    checkpoints.goes_on(state, saved)
+    if directory:
         directory.remove(MANIFEST)
         directory.reopen_log(state.epoch - 1)
         console.note(f"resuming {directory.path} at step {state.step}, in epoch {state.epoch}")
-    directory.write_json("config.json", about)
-    directory.write_json("schema.json", job.schema.to_json())
-    checkpoints.save(state)
-    return state, checkpoints
 
 
 def begin(job: Job) -> State:
     """The state before the first step: fresh weights, and an optimiser that has seen nothing."""
     recipe = job.recipe
     set_matmul(recipe.precision)
-    model, steps = job.model(job.options.seed), len(job.train)
-    return State(model, Stepper(model, job.objective, recipe), Plan(recipe, recipe.epochs * steps, steps))
+    stepper = Stepper(job.model(job.options.seed), job.objective, recipe, job.ranks, job.shard)
+    return State(stepper.model, stepper, Plan(recipe, recipe.epochs * len(job.train), len(job.train)))
 
 
-def _record(job: Job, state: State, epoch: Epoch, directory: RunDirectory, outcome: Outcome) -> None:
+def _record(job: Job, state: State, epoch: Epoch, directory: RunDirectory | None, outcome: Outcome) -> None:
     """One epoch into the state and metrics.jsonl; the weights that were judged are kept where they are the best."""
     outcome.rows += epoch.rows
     outcome.train_seconds += epoch.seconds
@@ -122,18 +132,21 @@ def _record(job: Job, state: State, epoch: Epoch, directory: RunDirectory, outco
         state.best, state.best_epoch = epoch.metric, epoch.epoch
         state.best_weights = _host(state.stepper.judged)
     outcome.take(state)
-    directory.log(row(epoch, job.objective.metric))
+    if directory:
+        directory.log(row(epoch, job.objective.metric))
 
 
 def _host(model: nn.Module) -> dict[str, torch.Tensor]:
     """A copy of the weights in main memory. Tied ones are copied each, so that any reader finds every name."""
-    return {name: value.detach().cpu().clone().contiguous() for name, value in model.state_dict().items()}
+    return {name: whole(value.detach()).cpu().clone().contiguous() for name, value in model.state_dict().items()}
 
 
-def _finish(state: State, directory: RunDirectory) -> None:
+def _finish(state: State, directory: RunDirectory | None) -> None:
     """The best weights under the name that everybody looks for, then the manifest."""
-    directory.write("model.safetensors", save(state.best_weights or _host(state.stepper.judged)))
-    directory.finish()
+    weights = state.best_weights or _host(state.stepper.judged)
+    if directory:
+        directory.write("model.safetensors", save(weights))
+        directory.finish()
 
 
 def row(epoch: Epoch, metric: str) -> dict[str, Any]:
@@ -144,10 +157,10 @@ def row(epoch: Epoch, metric: str) -> dict[str, Any]:
     return values | {metric: epoch.metric, "seconds": epoch.seconds, "samples_per_second": rate}
 
 
-def summary(job: Job, directory: RunDirectory, outcome: Outcome) -> dict[str, Any]:
+def summary(job: Job, directory: RunDirectory | None, outcome: Outcome) -> dict[str, Any]:
     """The summary of `dlkit train --json`."""
     return {
-        "run": str(directory.path),
+        "run": str(directory.path) if directory else None,
         "task": job.objective.task,
         "params": job.params,
         "epochs": outcome.epochs,

@@ -12,7 +12,7 @@ JSON = Any
 def pack(value: Any, name: str, tensors: dict[str, Tensor]) -> JSON:
     """`value` as JSON; its tensors go into `tensors`, named by their path from `name`. TypeError for anything else."""
     if isinstance(value, Tensor):
-        tensors[name] = value
+        tensors[name] = whole(value)
         return {"tensor": name}
     if value is None or isinstance(value, bool | int | float | str):
         return value
@@ -66,7 +66,18 @@ def _apart(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return tensors
 
 
+def whole(tensor: Tensor) -> Tensor:
+    """A tensor gathered from its shards, if it has any: then all processes have to ask for it."""
+    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+
+
 def like(reference: Tensor, value: Tensor) -> Tensor:
-    """`value` in the memory layout of `reference`: fused kernels walk weights and moments side by side as they lie."""
+    """`value` in the memory layout of `reference`: fused kernels walk weights and moments side by side as they lie.
+    In the shards of `reference` too; every process has the whole, so nothing is sent."""
+    if hasattr(reference, "device_mesh"):
+        from torch.distributed.tensor import distribute_tensor  # half a second that one process never needs
+
+        value = value.to(reference.device)
+        return distribute_tensor(value, reference.device_mesh, reference.placements, src_data_rank=None)
     placed = torch.empty_like(reference, dtype=value.dtype)
     return placed.copy_(value)

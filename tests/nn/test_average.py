@@ -53,6 +53,6 @@ def test_stochastic_weight_averaging_is_torchs():
         if epoch > 2:
             theirs = theirs or AveragedModel(copy.deepcopy(model))
             theirs.update_parameters(model)
-    update_bn(train.in_order(), theirs)
+    update_bn(train.everything(), theirs)
     for a, b in zip(swa.model.state_dict().values(), theirs.module.state_dict().values(), strict=True):
         torch.testing.assert_close(a, b)

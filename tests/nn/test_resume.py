@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from dlkit.core import console
-from dlkit.core.errors import DlkitError
+from dlkit.core.errors import DlkitError, ExitCode
 from dlkit.core.job import JobOptions
 from dlkit.core.recipe import Recipe
 from dlkit.core.run import RunDirectory
@@ -42,11 +42,12 @@ class StopAt(Watch):
 
     def look(self, step: int) -> bool:
         self.now = step
-        self.stopped = step == self.step
+        self.code = ExitCode.TERMINATED if step == self.step else None
         return self.stopped
 
     def stops(self) -> bool:
-        self.stopped = bool(self.evaluation) and self.now == 6 * self.evaluation
+        halfway = self.evaluation and self.now == 6 * self.evaluation
+        self.code = ExitCode.TERMINATED if halfway else None
         return self.stopped
 
 

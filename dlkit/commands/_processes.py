@@ -1,0 +1,65 @@
+"""The options that spread a run over processes: the command starts itself so many times and waits for the end."""
+
+import inspect
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+
+from dlkit.core import peers
+from dlkit.core.errors import DlkitError
+from dlkit.core.keeping import Processes
+from dlkit.core.result import Result
+
+_PANEL = "Processes"
+
+_OPTIONS: dict[str, Any] = {
+    "nproc": Annotated[
+        int, typer.Option(min=1, help="Processes on this machine (torchrun for several).", rich_help_panel=_PANEL)
+    ],
+    "shard": Annotated[
+        bool, typer.Option(help="FSDP: weights and moments in shards, not whole in each.", rich_help_panel=_PANEL)
+    ],
+    "max_restarts": Annotated[
+        int,
+        typer.Option(min=0, help="Go on so often from the last checkpoint after a kill.", rich_help_panel=_PANEL),
+    ],
+}
+
+
+def processes(*names: str) -> Callable[[Callable[..., Result]], Callable[..., Result]]:
+    """`command(…)` with the options of a Processes, or with those named alone; it is told if it has a `processes`."""
+    kept = names or tuple(_OPTIONS)
+
+    def decorate(command: Callable[..., Result]) -> Callable[..., Result]:
+        def wrapper(*arguments: Any, **said: Any) -> Result:
+            how = Processes(**{name: said.pop(name) for name in kept})
+            _check(how, said)
+            if how.nproc > 1 and not peers.several():
+                from dlkit.core import launch
+
+                raise typer.Exit(launch.run(peers.argv, how.nproc, how.max_restarts))
+            return command(*arguments, **said, **({"processes": how} if wants else {}))
+
+        wants = "processes" in inspect.signature(command).parameters
+        own = [p for name, p in inspect.signature(command).parameters.items() if name != "processes"]
+        wrapper.__signature__ = inspect.Signature([*own, *map(_parameter, kept)])  # type: ignore[attr-defined]
+        wrapper.__module__ = command.__module__
+        return wrapper
+
+    return decorate
+
+
+def _parameter(name: str) -> inspect.Parameter:
+    default = Processes.__dataclass_fields__[name].default
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=_OPTIONS[name])
+
+
+def _check(how: Processes, said: dict[str, Any]) -> None:
+    """Refuse what would have no effect."""
+    if how.nproc > 1 and peers.under_torchrun():
+        raise DlkitError("--nproc: torchrun has started the processes already", "leave --nproc out")
+    if how.nproc == 1 and not peers.several():
+        for flag, given in (("--shard", how.shard), ("--max-restarts", how.max_restarts)):
+            if given:
+                raise DlkitError(f"{flag} has no effect on one process", "add --nproc 2, or start it with torchrun")

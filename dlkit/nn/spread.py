@@ -1,0 +1,163 @@
+"""One network trained by several processes: DDP, or FSDP2 with the weights in shards; batch norms over all of them."""
+
+import inspect
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parallel import DistributedDataParallel
+
+from dlkit.core.errors import DlkitError
+from dlkit.core.recipe import Recipe
+from dlkit.nn.ranks import Ranks
+
+Forward = Callable[[Tensor], Tensor]
+
+
+class SyncedBatchNorm(_BatchNorm):
+    """Batch norm over the rows of all processes, on any device (torch's own is for GPUs): two processes match one."""
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        """Any rank: the norm that this took the place of has seen to it."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        if not self.training:
+            return super().forward(input)
+        x = input.float()
+        over = [d for d in range(x.dim()) if d != 1]
+        count = torch.tensor([x.numel() / x.shape[1]], device=x.device)
+        sums = _summed(torch.cat([x.sum(over), count]))
+        mean, count = sums[:-1] / sums[-1], sums[-1]
+        along = (1, -1) + (1,) * (x.dim() - 2)
+        centred = x - mean.view(along)
+        # Around the mean, in a second exchange: E[x²] − E[x]² would lose half the digits.
+        variance = _summed(centred.square().sum(over)) / count
+        self._remember(mean.detach(), variance.detach() * (count / (count - 1)).detach())
+        y = centred * torch.rsqrt(variance + self.eps).view(along)
+        if self.affine:
+            y = y * self.weight.view(along) + self.bias.view(along)
+        return y.to(input.dtype)
+
+    def _remember(self, mean: Tensor, variance: Tensor) -> None:
+        if not self.track_running_stats:
+            return
+        momentum = self.momentum
+        if self.num_batches_tracked is not None:
+            self.num_batches_tracked += 1
+            momentum = 1 / float(self.num_batches_tracked) if momentum is None else momentum
+        if momentum:
+            self.running_mean.lerp_(mean, momentum)
+            self.running_var.lerp_(variance, momentum)
+
+
+class _Sum(torch.autograd.Function):
+    """A sum over processes. Each one's loss depends on all of the parts, so their gradients are summed likewise."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        summed = values.clone()
+        dist.all_reduce(summed)
+        return summed
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        summed = gradient.contiguous().clone()
+        dist.all_reduce(summed)
+        return summed
+
+
+def _summed(values: Tensor) -> Tensor:
+    summed: Tensor = _Sum.apply(values)
+    return summed
+
+
+def synced(model: nn.Module, device: torch.device) -> nn.Module:
+    """`model` with batch norms that see all processes; names, weights and buffers stay."""
+    if device.type == "cuda":
+        return nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    for name, child in model.named_children():
+        if isinstance(child, _BatchNorm):
+            norm = SyncedBatchNorm(
+                child.num_features, child.eps, child.momentum, child.affine, child.track_running_stats
+            )
+            norm.__dict__.update(child.__dict__)
+            setattr(model, name, norm)
+        else:
+            synced(child, device)
+    return model
+
+
+class _Whole(nn.Module):
+    """A network with the way it is to be run, as DDP wants it: one module."""
+
+    def __init__(self, model: nn.Module, forward: Forward) -> None:
+        super().__init__()
+        self.model = model
+        self.run = [forward]  # in a list: not a part of its own
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.run[0](x)
+
+
+def distributed(model: nn.Module, forward: Forward, device: torch.device) -> DistributedDataParallel:
+    """DDP: gradients are averaged while the backward pass goes on. Buffers agree already, batch norms being synced."""
+    ids = [device.index] if device.type == "cuda" else None
+    known = inspect.signature(DistributedDataParallel.__init__).parameters
+    leave = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"  # renamed in torch 2.13
+    return DistributedDataParallel(_Whole(model, forward), device_ids=ids, **{leave: False})
+
+
+def sharded(model: nn.Module, recipe: Recipe) -> nn.Module:
+    """FSDP2: each part of the network in shards, gathered when it runs; in bf16 where that is the precision, but for
+    norms, whose statistics are in 32 bits."""
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+
+    check_shardable(recipe)
+    half = recipe.precision == "bf16"
+    whole, halved = MixedPrecisionPolicy(), MixedPrecisionPolicy(torch.bfloat16, torch.float32)
+    for child in model.children():
+        if any(p.requires_grad for p in child.parameters()):
+            normed = any("Norm" in type(part).__name__ for part in child.modules())
+            fully_shard(child, mp_policy=halved if half and not normed else whole)
+    if not recipe.checkpoint_activations:  # there the parts are run one by one, and the whole is never called
+        fully_shard(model, mp_policy=whole)
+    return model
+
+
+def check_shardable(recipe: Recipe) -> None:
+    """Refuse what keeps copies of whole weights or scales the loss by what one process sees."""
+    for name, said in (("ema", recipe.ema), ("swa", recipe.swa), ("precision fp16", recipe.precision == "fp16")):
+        if said:
+            raise DlkitError(f"--{name} does not go with --shard", "leave one of the two out")
+    if recipe.optimizer == "muon":
+        raise DlkitError("--optimizer muon needs whole matrices and does not go with --shard", "use adamw")
+
+
+def average(gradients: list[Tensor], ranks: Ranks) -> None:
+    """Average gradients over all processes, in place: what DDP does on the way, done after it."""
+    flat = torch.cat([g.flatten() for g in gradients])
+    dist.all_reduce(flat)
+    flat /= ranks.world
+    for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+        gradient.copy_(part.view(gradient.shape))
+
+
+def unsynced(forward: Any) -> AbstractContextManager[Any]:
+    """While this lasts a backward pass keeps its gradients to itself."""
+    return forward.no_sync() if isinstance(forward, DistributedDataParallel) else nullcontext()
+
+
+def own(tensor: Any) -> Tensor:
+    """This process's part of a tensor in shards; a whole one as it is."""
+    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
+
+
+def over_shards(norms: list[Tensor]) -> Tensor:
+    """The norm of the whole from the norms of this process's parts."""
+    squares = torch.stack(norms).square().sum()
+    dist.all_reduce(squares)
+    return squares.sqrt()
