@@ -80,6 +80,19 @@ def heat(values: Sequence[Sequence[float]], width: int, height: int = 24) -> str
     return "\n".join("".join(_SHADES[min(last, math.ceil(cell / top * last - 0.25))] for cell in row) for row in cells)
 
 
+_EIGHTHS = " ▁▂▃▄▅▆▇█"
+
+
+def bars(values: Sequence[float], width: int, height: int = 8) -> str:
+    """Values of at least 0 as bars side by side, the largest as high as the drawing."""
+    wide = min(width, len(values))
+    shown = [_mean([values], range(1), _span(x, wide, len(values))) for x in range(wide)]
+    top = max(shown) or 1.0
+    eighths = [math.ceil(value / top * 8 * height - 0.25) for value in shown]
+    rows = reversed(range(height))
+    return "\n".join("".join(_EIGHTHS[min(8, max(0, high - 8 * row))] for high in eighths) for row in rows)
+
+
 def _span(cell: int, cells: int, size: int) -> range:
     start = cell * size // cells
     return range(start, max(start + 1, (cell + 1) * size // cells))

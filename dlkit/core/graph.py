@@ -83,6 +83,7 @@ class Step(NamedTuple):
     activations: int
     active_params: int  # those that one position uses: fewer than `params` in a mixture of experts
     positions: Shape  # how many there are on each axis of `field`; empty for a vector
+    layout: str  # where they lie in the output: before the channels or after them; empty for a vector
 
 
 class Totals(NamedTuple):
@@ -115,7 +116,7 @@ def walk(graph: Graph, input: Shape) -> list[Step]:
         shapes.append(cost.output)
         places.append(place)
         text, output, params, macs, _, active = cost
-        counts = params, macs, *place.verdict, prod(output), active, place.sizes
+        counts = params, macs, *place.verdict, prod(output), active, place.sizes, place.layout
         steps.append(Step(node.name, node.layer.op, node.layer, text, node.inputs, inputs, output, *counts))
     owners(steps)
     return steps

@@ -77,6 +77,9 @@ def read(text: str, shape: Shape) -> tuple[Graph, list[str]]:
     """
     reader = _Reader(shape)
     reader.take(_tree(text))
+    if not reader.nodes:
+        kinds = ", ".join(reader.unknown) or "nothing but containers"
+        raise DlkitError(f"no layer of the printed module is known: {kinds}", _HINT)
     return Graph(reader.nodes, reader.at), reader.notes()
 
 

@@ -6,17 +6,20 @@ strides and paddings are those of Araujo, Norris and Sim (Distill 2019), axis by
 
 from collections.abc import Sequence
 from math import isfinite
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dlkit.core import network, positions, spec
 from dlkit.core.blocks import LONG, blocks, title
-from dlkit.core.errors import DlkitError, ExitCode, nearest
+from dlkit.core.errors import DlkitError, ExitCode, bad_data, nearest
 from dlkit.core.field import WHOLE, Field, Reach
 from dlkit.core.graph import Graph, Step, totals, walk
-from dlkit.core.layers import Join, Shape
+from dlkit.core.layers import FIRST, Join, Shape
 from dlkit.core.result import Column, Result, Row
 from dlkit.core.shapes import sizes
 from dlkit.core.source import context, place
+
+if TYPE_CHECKING:
+    from dlkit.core.run import Run
 
 COLUMNS = [
     Column("layer"),
@@ -34,12 +37,13 @@ SIDES = 2**20, 3 * 2**19  # inputs that are tried where none is given: every usu
 class Walk(NamedTuple):
     """A network walked for its fields. `input` is None where the user gave none and one was assumed.
 
-    `extent` is how many positions the input has on each axis of a field.
+    `extent` is how many positions the input has on each axis of a field, `layout` where they lie in it.
     """
 
     graph: Graph
     input: Shape | None
     extent: Shape | None
+    layout: str
     steps: list[Step]
     fields: list[Reach]
     reasons: list[str]  # why a field is None
@@ -47,11 +51,27 @@ class Walk(NamedTuple):
 
 def read(words: Sequence[str]) -> Walk:
     """The network in `words`, walked; without an input shape, fields that depend on its size are left undefined."""
-    net = network.read(words)
+    return of(network.read(words))
+
+
+def network_of(run: "Run") -> spec.Network:
+    """The network of a run of `train`, from its config.json. Of another command, or damaged: exit code 65."""
+    text, shape = run.config.get("network"), run.config.get("input")
+    try:
+        if not isinstance(text, str) or not isinstance(shape, list):
+            raise DlkitError("it says none")
+        return spec.parse(f"{'x'.join(map(str, shape))} {text}")
+    except DlkitError as failure:
+        raise bad_data(f"{run.path}: a run of {run.command} without a network: {failure.message}") from None
+
+
+def of(net: spec.Network) -> Walk:
+    """`read` for a network that is parsed."""
     if net.input is not None:
         steps = walk(net.graph, net.input)
-        extent = positions.extent(net.graph.nodes, net.input)
-        return Walk(net.graph, net.input, extent, steps, [s.field for s in steps], [s.undefined for s in steps])
+        place = positions.start(net.graph.nodes, net.input)
+        reaches, reasons = [s.field for s in steps], [s.undefined for s in steps]
+        return Walk(net.graph, net.input, place.sizes or net.input, place.layout, steps, reaches, reasons)
     rank = _rank(net)
     try:
         steps, others = (walk(net.graph, (3, *(side,) * rank)) for side in SIDES)
@@ -63,7 +83,7 @@ def read(words: Sequence[str]) -> Walk:
         same = step.field == other.field
         fields.append(step.field if same else None)
         reasons.append(step.undefined if same else "its field depends on the input's size; give the shape first")
-    return Walk(net.graph, None, None, steps, fields, reasons)
+    return Walk(net.graph, None, None, FIRST, steps, fields, reasons)
 
 
 def _rank(net: spec.Network) -> int:

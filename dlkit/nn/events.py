@@ -17,6 +17,10 @@ aten = torch.ops.aten
 _COPIES = {aten.clone, aten._unsafe_view, aten._to_copy, aten._reshape_copy, aten.copy_, aten.lift_fresh}
 
 
+LISTENING = ("perform", "__torch_function__", "__torch_dispatch__")
+"""Functions of this file that hand a call on to torch: what fails there is not ours."""
+
+
 class Op:
     """One aten op: its name, its result's shape, its MACs (None: not counted), and what it is made of."""
 
@@ -34,8 +38,8 @@ class Op:
 class Call:
     """A module's call, or a torch function's where no module is nearer, and what happened in it, in order."""
 
-    def __init__(self, name: str, module: nn.Module | None) -> None:
-        self.name, self.module = name, module
+    def __init__(self, name: str, module: nn.Module | None, number: int = -1) -> None:
+        self.name, self.module, self.number = name, module, number
         self.items: list[Call | Op] = []
         self.result: torch.Tensor | None = None
 
@@ -113,22 +117,83 @@ def perform(func: Any, args: Any, kwargs: Any) -> Any:
     return out
 
 
-class Functions(TorchFunctionMode):
-    """Gathers the ops of one torch function (einsum, interpolate) under its name."""
+class Calls(TorchFunctionMode):
+    """Numbers the calls of a forward pass, modules and torch functions alike, as they begin."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begun = 0
+
+    def enter(self, name: str, module: nn.Module | None) -> int:
+        self.begun += 1
+        return self.begun - 1
+
+    def leave(self, number: int, name: str, args: Any, kwargs: Any, out: Any) -> None:
+        """The call with this number returned `out`."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = getattr(func, "__name__", str(func))
+        number = self.enter(name, None)
+        out = func(*args, **(kwargs or {}))
+        self.leave(number, name, args, kwargs or {}, out)
+        return out
+
+    @contextmanager
+    def on(self, model: nn.Module) -> Iterator[None]:
+        """While the block runs, the calls of all inner modules too."""
+        with ExitStack() as stack:
+            for name, module in model.named_modules():
+                if module is not model:
+                    for handle in self._hooks(name, module):
+                        stack.callback(handle.remove)
+            stack.enter_context(self)
+            yield
+
+    def _hooks(self, name: str, module: nn.Module) -> list[Any]:
+        running: list[int] = []
+
+        def enter(_: nn.Module, __: Any) -> None:
+            running.append(self.enter(name, module))
+
+        def leave(_: nn.Module, args: Any, out: Any) -> None:
+            self.leave(running.pop(), "", args, {}, out)
+
+        return [module.register_forward_pre_hook(enter, prepend=True), module.register_forward_hook(leave)]
+
+
+class Tree(Calls):
+    """Gathers what happens in each call (a module, an einsum) under its name."""
 
     def __init__(self, stack: list[Call], tracker: Tracker) -> None:
         super().__init__()
         self.stack, self.tracker = stack, tracker
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        call = Call(getattr(func, "__name__", str(func)), None)
-        self.stack.append(call)
-        out = func(*args, **(kwargs or {}))
-        self.stack.pop()
-        self.tracker.called(call.name, args, kwargs or {}, out)
-        if call.items:
+    def enter(self, name: str, module: nn.Module | None) -> int:
+        number = super().enter(name, module)
+        self.stack.append(Call(name, module, number))
+        return number
+
+    def leave(self, number: int, name: str, args: Any, kwargs: Any, out: Any) -> None:
+        call = self.stack.pop()
+        if call.module is None:
+            self.tracker.called(name, args, kwargs, out)
+        else:
+            call.result = first_tensor(out)
+        if call.items or call.module is not None:
             self.stack[-1].items.append(call)
-        return out
+
+
+class Catch(Calls):
+    """Keeps the first tensor that one call returned."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
+        self.result: torch.Tensor | None = None
+
+    def leave(self, number: int, name: str, args: Any, kwargs: Any, out: Any) -> None:
+        if number == self.number:
+            self.result = first_tensor(out)
 
 
 @contextmanager
@@ -136,25 +201,8 @@ def recording(model: nn.Module, tracker: Tracker) -> Iterator[Call]:
     """The root call, complete when the block ends."""
     root = Call("", model)
     recorder = Recorder(root, tracker)
-    with ExitStack() as stack:
-        for name, module in model.named_modules():
-            if module is not model:
-                for handle in _hooks(name, module, recorder.stack):
-                    stack.callback(handle.remove)
-        with torch.no_grad(), Functions(recorder.stack, tracker), recorder:
-            yield root
-
-
-def _hooks(name: str, module: nn.Module, stack: list[Call]) -> list[Any]:
-    def enter(_: nn.Module, __: Any) -> None:
-        stack.append(Call(name, module))
-
-    def leave(_: nn.Module, __: Any, out: Any) -> None:
-        call = stack.pop()
-        call.result = first_tensor(out)
-        stack[-1].items.append(call)
-
-    return [module.register_forward_pre_hook(enter, prepend=True), module.register_forward_hook(leave)]
+    with torch.no_grad(), Tree(recorder.stack, tracker).on(model), recorder:
+        yield root
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 import ast
 import contextlib
+import copy
 import importlib
 import importlib.util
 import inspect
@@ -25,7 +26,9 @@ from dlkit.core.layers import Shape, show
 from dlkit.core.network import MODULE
 from dlkit.core.result import Column, Result
 from dlkit.core.shapes import COLUMNS, FACTS, block_row, row, sizes
-from dlkit.nn.trace import Traced, trace
+from dlkit.nn import effective
+from dlkit.nn.events import LISTENING, Catch, first_tensor
+from dlkit.nn.trace import Traced, input_dtype, trace
 
 T = TypeVar("T")
 _OURS = str(Path(__file__).resolve().parent.parent)
@@ -46,12 +49,50 @@ def field(words: list[str], at: str | None, pixel: str | None, want: str | None)
     return found
 
 
+def subject(words: list[str]) -> effective.Subject:
+    """What is measured of SHAPE MODULE: each draw builds it anew, unless it is built already."""
+    traced = _traced(words)
+    make = maker(words[1])
+    whole = make()
+    dtype = input_dtype(whole)
+    tokens = next((m.num_embeddings for m in whole.modules() if isinstance(m, nn.Embedding)), 2)
+
+    def sample(shape: Shape, device: torch.device) -> torch.Tensor:
+        if dtype.is_floating_point:
+            return torch.randn(1, *shape, device=device).to(dtype)
+        return torch.randint(tokens, (1, *shape), device=device)
+
+    def draw(index: int, shape: Shape, device: torch.device) -> Callable[[], effective.Drawn]:
+        if index >= len(traced.calls):
+            raise DlkitError(f"{traced.steps[index].name} is no part of the forward pass: choose another with --at")
+
+        def made() -> effective.Drawn:
+            module = make().to(device)
+            return effective.Drawn(module, lambda x: _until(words[1], module, x, traced.calls[index]))
+
+        return made
+
+    return effective.Subject(walked(traced), "as it is built", sample, draw)
+
+
+def _until(word: str, module: nn.Module, x: torch.Tensor, call: int) -> torch.Tensor:
+    """What the call with this number returns, when a module runs; the whole module where none is inside of it."""
+    catch = Catch(call)
+    with _users_code(f"{word} cannot take {show(tuple(x.shape[1:]))}", ExitCode.BAD_DATA), catch.on(module):
+        out = first_tensor(module(x))
+    result = out if call < 0 else catch.result
+    if result is None or not result.requires_grad:
+        raise DlkitError(f"{word}: no gradient reaches the layer that is measured", code=ExitCode.BAD_DATA)
+    return result
+
+
 def walked(traced: Traced) -> receptive.Walk:
     """A trace as rf reads a walk. It has no wiring: the steps stand in the order in which they ran."""
     nodes = [Node(step.name, step.layer, (i - 1 if i else SOURCE,)) for i, step in enumerate(traced.steps)]
     steps = [step._replace(inputs=(traced.input,)) for step in traced.steps]
     fields, reasons = [step.field for step in steps], [step.undefined for step in steps]
-    return receptive.Walk(Graph(nodes, len(nodes) - 1), traced.input, traced.extent, steps, fields, reasons)
+    graph = Graph(nodes, len(nodes) - 1)
+    return receptive.Walk(graph, traced.input, traced.extent, traced.layout, steps, fields, reasons)
 
 
 def _traced(words: list[str], dtype: str | None = None) -> Traced:
@@ -115,6 +156,11 @@ def grouped(traced: Traced, depth: int) -> list[dict[str, Any]]:
 
 def load(word: str) -> nn.Module:
     """The module that `package.module:Class`, `file.py:Class` or one of them with arguments stands for."""
+    return maker(word)()
+
+
+def maker(word: str) -> Callable[[], nn.Module]:
+    """What builds that module, each time anew; of one that is built already it makes copies."""
     found = MODULE.fullmatch(word)
     if not found:
         raise DlkitError(f"{word!r} is not a module of your own", _EXAMPLE)
@@ -122,7 +168,8 @@ def load(word: str) -> nn.Module:
     positional, named = read_arguments(arguments or "")
     with _users_code(f"{found['where']} cannot be imported", ExitCode.USAGE):
         home = _import(found["where"])
-    return _build(_member(home, found["where"], found["name"]), f"{found['where']}:{found['name']}", positional, named)
+    member = _member(home, found["where"], found["name"])
+    return lambda: _build(member, f"{found['where']}:{found['name']}", positional, named)
 
 
 def _import(where: str) -> Any:
@@ -162,7 +209,7 @@ def _build(found: Any, word: str, positional: list[Any], named: dict[str, Any]) 
     if isinstance(found, nn.Module):
         if positional or named:
             raise DlkitError(f"{word} is a module that is already built, and takes no arguments")
-        return found
+        return copy.deepcopy(found)
     if not callable(found):
         raise DlkitError(f"{word} is of type {type(found).__name__}, not an nn.Module or a function that returns one")
     if isinstance(found, type) and not issubclass(found, nn.Module):
@@ -256,10 +303,16 @@ def _users_code(what: str, code: ExitCode) -> Iterator[None]:
     except SystemExit as stop:
         raise DlkitError(f"{what}: it ends the program (exit code {stop.code})", code=code) from None
     except Exception as failure:
-        if traceback.extract_tb(failure.__traceback__)[-1].filename.startswith(_OURS):
+        if _is_ours(traceback.extract_tb(failure.__traceback__)[-1]):
             raise
         said = " ".join(str(failure).split())
         raise DlkitError(f"{what}: {type(failure).__name__}{_place(failure)}: {said}", _meta_hint(said), code) from None
+
+
+def _is_ours(frame: traceback.FrameSummary) -> bool:
+    """Whether an exception came from dlkit's own code, and not from torch through the calls that are listened to."""
+    listens = Path(frame.filename).name == "events.py" and frame.name in LISTENING
+    return frame.filename.startswith(_OURS) and not listens
 
 
 def _meta_hint(said: str) -> str | None:

@@ -91,14 +91,17 @@ class Tracker:
         if self.crossed is None:
             self.crossed = bool(axes_of([channels])) and all(a.axes or a.size == 1 for a in channels)
 
-    def positions(self, tensor: torch.Tensor | None) -> tuple[int, ...]:
-        """The sizes of a tensor's spatial dimensions, in order; of what sees everything, those of its layout."""
+    def positions(self, tensor: torch.Tensor | None) -> tuple[tuple[int, ...], str]:
+        """The sizes of a tensor's spatial dimensions, in order, and its layout; empty where that is neither of two."""
         state = self.get(tensor)
         if state is None or tensor is None:
-            return ()
+            return (), ""
         if state.verdict.reach == WHOLE:
-            return tuple(tensor.shape[1:-1] if self.layout == LAST else tensor.shape[2:])
-        return tuple(prod(a.size for a in dim if a.axes) for dim in state.dims if axes_of([dim]))
+            return tuple(tensor.shape[1:-1] if self.layout == LAST else tensor.shape[2:]), self.layout
+        spatial = [i for i, dim in enumerate(state.dims) if axes_of([dim])]
+        layouts = {tuple(range(2, tensor.dim())): FIRST, tuple(range(1, tensor.dim() - 1)): LAST}
+        sizes = tuple(prod(a.size for a in state.dims[i] if a.axes) for i in spatial)
+        return sizes, layouts.get(tuple(spatial), "")
 
     def put(self, tensor: torch.Tensor, state: State) -> None:
         self._states[id(tensor)] = tensor, state  # the tensor is kept, so that its id stays its own

@@ -42,6 +42,8 @@ class Traced(NamedTuple):
     uncounted: dict[str, int]
     kinds: dict[str, str]
     extent: Shape  # positions of the input, on each axis of a field
+    layout: str  # where they lie in it
+    calls: list[int]  # for each step the number of its call, as `events.Calls` numbers them
 
     @property
     def field(self) -> Reach:
@@ -73,6 +75,8 @@ class _Row(NamedTuple):
     verdict: Verdict
     params: int
     positions: tuple[int, ...]
+    layout: str
+    call: int
 
 
 class _Run(NamedTuple):
@@ -110,7 +114,10 @@ def trace(module: nn.Module, input_shape: Shape, dtype: torch.dtype | None = Non
     macs = sum(step.macs for step in steps)
     kinds = {name: type(inner).__name__ for name, inner in module.named_modules()}
     extent = tracker.extent or input_shape
-    return Traced(input_shape, one_sample(output, larger), steps, params, macs, kept, uncounted, kinds, extent)
+    calls = [row.call for row in rows]
+    output = one_sample(output, larger)
+    layout = tracker.layout if two.is_floating_point() else LAST
+    return Traced(input_shape, output, steps, params, macs, kept, uncounted, kinds, extent, layout, calls)
 
 
 def on_meta(module: nn.Module) -> nn.Module:
@@ -149,7 +156,7 @@ def _step(row: _Row, more: _Row) -> Step:
     output = one_sample(row.output, more.output)
     layer = Recorded(row.text)
     macs = 2 * row.macs - more.macs
-    return _made(row.name, layer, output, row.params, macs, row.verdict, row.positions)
+    return _made(row.name, layer, output, row.params, macs, row.verdict, row.positions, row.layout)
 
 
 def _unused(params: int) -> Step:
@@ -158,7 +165,14 @@ def _unused(params: int) -> Step:
 
 
 def _made(
-    name: str, layer: Recorded, output: Shape, params: int, macs: int, verdict: Verdict, positions: Shape = ()
+    name: str,
+    layer: Recorded,
+    output: Shape,
+    params: int,
+    macs: int,
+    verdict: Verdict,
+    positions: Shape = (),
+    layout: str = "",
 ) -> Step:
     return Step(
         name=name,
@@ -175,6 +189,7 @@ def _made(
         activations=prod(output),
         active_params=params,
         positions=positions,
+        layout=layout,
     )
 
 
@@ -238,8 +253,8 @@ class _Rows:
         used = {key for op in ops for key in op.storages}
         used |= {storage(p) for p in module.parameters()} if module else set()
         params = sum(self.parameters.pop(s, 0) for s in used)
-        positions = self.tracker.positions(result)
-        return _Row(name if times == 1 else f"{name}#{times}", text, shape, macs, verdict, params, positions)
+        name = name if times == 1 else f"{name}#{times}"
+        return _Row(name, text, shape, macs, verdict, params, *self.tracker.positions(result), call.number)
 
 
 def _described(module: nn.Module | None) -> str:

@@ -54,5 +54,4 @@ def test_what_loses_the_field_is_named(place, dlkit):
 
 
 def test_only_traced(place, dlkit):
-    assert_error(dlkit("rf", "3x64x64", "net.py:Net", "--effective"), 2)
     assert_error(dlkit("rf", "net.py:Net"), 2)
