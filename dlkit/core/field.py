@@ -16,6 +16,7 @@ WHOLE: Final = "whole"  # sees the whole input: after global pooling, or a linea
 POINTWISE: Final = "pointwise"  # sees what its input sees, position by position
 PAST: Final = "past"  # sees what its input sees at this position and at all before it
 PERIOD_LIMIT = 4096
+LARGEST: Final = 10**30
 
 
 class Field(NamedTuple):
@@ -100,11 +101,13 @@ def all_of(size: int) -> Taps:
 def transposed(kernel: int, stride: int, dilation: int, padding: int) -> Taps:
     """Transposed convolution: output o has tap t from input (o + padding − dilation·t)/stride, if whole."""
     common = gcd(stride, dilation)
+    every = stride // common
+    inverse = pow(dilation // common, -1, every) if every > 1 else 0
 
     def at(r: int) -> range:
-        every = stride // common
-        first = next((t for t in range(min(every, kernel)) if (r + padding - dilation * t) % stride == 0), None)
-        if first is None:
+        whole, rest = divmod(r + padding, common)
+        first = whole * inverse % every
+        if rest or first >= kernel:
             return range(0)
         last = first + (kernel - 1 - first) // every * every
         low, high = ((r + padding - dilation * t) // stride for t in (last, first))
@@ -119,17 +122,34 @@ def resized(size: int, new: int, source: Callable[[int], range]) -> Taps:
     return Taps(new // common, size // common, source)
 
 
-def _too_long(period: int) -> Verdict:
-    return Verdict(None, f"the pattern of positions repeats only after {period}")
+class _Strided:
+    """A field as it is met in steps: the hull of any run of positions that lie `step` apart, quickly."""
 
+    def __init__(self, field: Field, step: int) -> None:
+        period, jump, lo, hi = field
+        self.period, self.jump, self.step = period, jump, step
+        self.common = gcd(period, step)
+        self.turn = period // self.common  # positions until the phases repeat
+        self.inverse = pow(step // self.common, -1, self.turn) if self.turn > 1 else 0
+        # For each phase that a run may begin with, the ends of two turns; a phase that sees nothing is never extreme.
+        places = [[divmod(r + i * step, period) for i in range(2 * self.turn)] for r in range(self.common)]
+        self.lo = [[(inf if (x := lo[r]) is None else x + q * jump) for q, r in run] for run in places]
+        self.hi = [[(-inf if (x := hi[r]) is None else x + q * jump) for q, r in run] for run in places]
 
-def _seen(field: Field, reads: range) -> tuple[float | None, float | None]:
-    """The hull of the intervals that `field` gives for the positions in `reads`."""
-    period = field.period
-    # The field moves on by `jump` with each period, so that only the first and the last one can be extreme.
-    ends = [*reads[:period], *reads[-period:]] if len(reads) > 2 * period else reads
-    seen = [interval for interval in map(field.interval, ends) if interval is not None]
-    return (min(lo for lo, _ in seen), max(hi for _, hi in seen)) if seen else (None, None)
+    def hull(self, reads: range) -> tuple[float | None, float | None]:
+        """The hull of the intervals at the positions in `reads`; (None, None) where they see nothing."""
+        count = min(len(reads), self.turn)
+        if not count:
+            return None, None
+        # The field moves on with each turn: the first one alone can have the lowest end, the last one the highest.
+        low, high = self._run(self.lo, reads[0], count, min), self._run(self.hi, reads[len(reads) - count], count, max)
+        return (low, high) if low <= high else (None, None)
+
+    def _run(self, table: list[list[float]], start: int, count: int, extreme: Callable[[list[float]], float]) -> float:
+        whole, phase = divmod(start, self.common)
+        at = whole * self.inverse % self.turn
+        turns = (start - phase - at * self.step) // self.period
+        return extreme(table[phase][at : at + count]) + turns * self.jump
 
 
 def _reduced(field: Field) -> Field:
@@ -145,25 +165,39 @@ def _reduced(field: Field) -> Field:
     return field
 
 
-def _compose(field: Field, taps: Taps) -> Field | int:
-    """The field after a layer that reads `taps` of a map with `field`; its period alone if too long."""
+def _repeats_late(period: int) -> str:
+    return f"the pattern of positions repeats only after {period}"
+
+
+def _compose(field: Field, taps: Taps) -> Field | str:
+    """The field after a layer that reads `taps` of a map with `field`; the reason where there is none."""
     if field.period == taps.period == 1:
         lo, hi = field.lo[0], field.hi[0]
         reads = taps.at(0)
         if lo is not None and hi is not None and reads:
             jump = field.jump
-            return Field(1, jump * taps.jump, (lo + reads[0] * jump,), (hi + reads[-1] * jump,))
+            return _bounded(Field(1, jump * taps.jump, (lo + reads[0] * jump,), (hi + reads[-1] * jump,)))
     turns = field.period // gcd(field.period, taps.jump)
     period = taps.period * turns
     if period > PERIOD_LIMIT:
-        return period
+        return _repeats_late(period)
+    strided: dict[int, _Strided] = {}
     seen = []
     for o in range(period):
         q, r = divmod(o, taps.period)
         reads, shift = taps.at(r), q * taps.jump
-        seen.append(_seen(field, range(reads.start + shift, reads.stop + shift, reads.step)))
+        reads = range(reads.start + shift, reads.stop + shift, reads.step)
+        if reads.step not in strided:
+            strided[reads.step] = _Strided(field, reads.step)
+        seen.append(strided[reads.step].hull(reads))
     jump = field.jump * turns * taps.jump // field.period
-    return _reduced(Field(period, jump, tuple(lo for lo, _ in seen), tuple(hi for _, hi in seen)))
+    return _bounded(_reduced(Field(period, jump, tuple(lo for lo, _ in seen), tuple(hi for _, hi in seen))))
+
+
+def _bounded(field: Field) -> Field | str:
+    """The field, unless its numbers outgrow what is exact."""
+    ends = [end for end in (field.jump, *field.lo, *field.hi) if end is not None and end != -inf]
+    return field if max(map(abs, ends), default=0) <= LARGEST else "it is larger than 1e30"
 
 
 def advance(before: Verdict, reads: Reads) -> Verdict:
@@ -178,8 +212,8 @@ def advance(before: Verdict, reads: Reads) -> Verdict:
     axes = []
     for field, taps in zip(fields, reads, strict=True):
         after = _compose(field, taps)
-        if isinstance(after, int):
-            return _too_long(after)
+        if isinstance(after, str):
+            return Verdict(None, after)
         axes.append(after)
     return Verdict(tuple(axes))
 
@@ -238,7 +272,7 @@ def unite(branches: list[Verdict]) -> Verdict:
         if len(strides) > 1:
             return Verdict(None, f"branches with strides {' and '.join(map(str, strides))} join")
         if period > PERIOD_LIMIT:
-            return _too_long(period)
+            return Verdict(None, _repeats_late(period))
         axes.append(_union(fields, period))
     return Verdict(tuple(axes))
 

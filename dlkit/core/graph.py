@@ -6,7 +6,7 @@ from typing import NamedTuple, NoReturn
 
 from dlkit.core import positions
 from dlkit.core.errors import DlkitError
-from dlkit.core.field import Reach, Reads, Verdict, unite
+from dlkit.core.field import WHOLE, Reach, Reads, Verdict, unite
 from dlkit.core.layers import Join, Layer, Shape, show
 
 SOURCE = -1  # the graph's input, where a node's inputs name it
@@ -193,8 +193,8 @@ def totals(steps: list[Step]) -> Totals:
 
 
 def _is_map(step: Step) -> bool:
-    """Not the summary of a map: a field of its own, or more than one position."""
-    return bool(step.output[1:]) and (isinstance(step.field, tuple) or prod(step.positions) > 1)
+    """Not the summary of a map: not one position that sees everything."""
+    return bool(step.output[1:]) and (step.field != WHOLE or prod(step.positions) > 1)
 
 
 def dominators(graph: Graph) -> list[int]:

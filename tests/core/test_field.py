@@ -5,8 +5,9 @@ import torch
 from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
+from dlkit.core import receptive
 from dlkit.core.errors import DlkitError
-from dlkit.core.field import INPUT, PERIOD_LIMIT, WHOLE, Field
+from dlkit.core.field import INPUT, PERIOD_LIMIT, WHOLE, Field, Taps, Verdict, advance
 from dlkit.core.graph import totals, walk
 from dlkit.core.spec import parse
 from dlkit.nn.build import build
@@ -101,6 +102,41 @@ def test_sizes_stride_and_padding_of_a_periodic_field():
     axis = field("1x64 convt:1,k3,s2,p1")
     assert (axis.sizes, axis.size, axis.stride, axis.padding) == ((1, 2), 2, 0.5, 0)
     assert axis.interval(0) == (0, 0) and axis.interval(5) == (2, 3) and axis.interval(-1) == (-1, 0)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(1, 12), st.integers(0, 9), st.data())
+def test_any_reads_of_any_field_by_hand(period, jump, data):
+    """What a run of positions sees is the hull of what each one sees, however the field repeats."""
+    ends = data.draw(st.lists(st.one_of(st.none(), st.integers(-9, 9)), min_size=period, max_size=period))
+    spans = data.draw(st.lists(st.integers(0, 5), min_size=period, max_size=period))
+    lo, hi = tuple(ends), tuple(None if e is None else e + s for e, s in zip(ends, spans, strict=True))
+    start, step, count = (data.draw(st.integers(*bounds)) for bounds in [(-40, 40), (1, 15), (0, 30)])
+    reads = range(start, start + step * count, step)
+    before = Field(period, jump, lo, hi)
+    after = advance(Verdict((before,)), (Taps(1, data.draw(st.integers(1, 4)), lambda r: reads),))
+    seen = [interval for interval in map(before.interval, reads) if interval]
+    expected = (min(i[0] for i in seen), max(i[1] for i in seen)) if seen else None
+    assert after.reach[0].interval(0) == expected
+
+
+def test_numbers_stay_bounded():
+    """Strides multiply without end; beyond 1e30 a field is refused by name, at once (1e30 exactly is not)."""
+    text = "3x8x8 20000*(conv:3,k3,s2,p1)"
+    steps = walk(parse(text).graph, (3, 8, 8))
+    assert steps[98].field[0].size == 2**100 - 1 and steps[99].field is None and "1e30" in steps[99].undefined
+    with pytest.raises(DlkitError, match="conv100 "):
+        receptive.answer(text.split(" ", 1))
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["1x64 convt:1,k4096,s4095,d4093 conv:2,k4096", "1x4 upsample:size=4095 conv:3,k99999,p50000",
+     "1x64 convt:1,k1000000000,s4096", "1x64 convt:1,k4096,s4095 conv:3,k9999,d3,p15000 conv:3,k9,s7"],
+)  # fmt: skip
+def test_long_patterns_and_huge_kernels_are_no_trouble(text):
+    (axis,) = last(text).field
+    assert axis.period >= 1 and axis.size > 0
 
 
 # Autograd's reach ----------------------------------------------------------------------------------
