@@ -6,6 +6,7 @@ from itertools import islice, product
 from typing import Any, NamedTuple
 
 from dlkit.core import spec
+from dlkit.core.arguments import LARGEST
 from dlkit.core.errors import DlkitError, ExitCode
 from dlkit.core.layers import AXES, Conv, ConvTranspose, Window, pad_sides, per_axis, show, transposed_size
 from dlkit.core.quick import NAMES, Options, as_map
@@ -48,7 +49,7 @@ class Axis(NamedTuple):
 
     def fitting(self, name: str, others: Setting) -> range:
         """The values of argument `name` that give the wanted size, in which it is monotone, the `others` being set."""
-        values = range(name != "padding", self._limit(name, others) + 1)
+        values = range(name != "padding", min(self._limit(name, others), LARGEST) + 1)
         sign = 1 if self.transposed == (name != "padding") else -1
 
         def output(value: int) -> int:
@@ -75,20 +76,68 @@ def table(words: Sequence[str], options: Options, want: str) -> Result:
     """
     if len(words) != 1:
         raise DlkitError("--want solves for one input size, e.g. dlkit convshape 224 --want 112 -k 7")
-    shape, _ = as_map(words[0])
+    shape, channels = as_map(words[0])
+    if channels and want.count("x") + 1 == len(shape):  # as many sizes are wanted as there are: none is of channels
+        shape = (1, *shape)
     values = options.values()
     axes = _axes(shape[1:], _wanted(want, len(shape) - 1), values, options.transposed)
     missing = [name for name in NAMES if name not in values]
     if not missing:
         raise DlkitError("--want has nothing to solve for", "leave out at least one of -k, -s, -p and -d")
-    found = sorted(islice(_settings(axes, missing), SOUGHT), key=lambda setting: _oddness(axes[0], setting))
+    found, apart = _found(axes, missing)
     if not found:
-        raise _none(axes, missing, values)
+        raise _none(axes, missing)
     layers = [_layer(options, values, setting) for setting in found[:SHOWN]]
     rows = [_row(layer, shape) for layer in layers]
     first = str(layers[0]).partition(",")[2]
     summary = {"input": list(shape[1:]), "solutions": len(found), **rows[0], "arguments": first}
-    return Result(COLUMNS, rows, summary, "arguments", FACTS, notes=_notes(found, missing, options))
+    return Result(COLUMNS, rows, summary, "arguments", FACTS, notes=_notes(found, missing, apart))
+
+
+def _found(axes: Sequence[Axis], missing: Sequence[str]) -> tuple[list[Any], bool]:
+    """The settings, the most ordinary first; and whether those come first that give each axis its own."""
+    found = _sought(axes, missing)
+    if len({(axis.size, axis.want, str(axis.given)) for axis in axes}) == 1:
+        return found, False
+    own = _axis_by_axis(axes, missing)
+    if own and (not found or _worst(axes, own[0]) < _worst(axes, found[0])):
+        return [*own, *found], True
+    return found, False
+
+
+def _worst(axes: Sequence[Axis], setting: Mapping[str, Any]) -> tuple[int, ...]:
+    """The oddness of a setting on the axis where it is most odd."""
+    each = [{k: v[i] if isinstance(v, tuple) else v for k, v in setting.items()} for i in range(len(axes))]
+    return max(_oddness(axis, one) for axis, one in zip(axes, each, strict=True))
+
+
+def _sought(axes: Sequence[Axis], missing: Sequence[str]) -> list[Setting]:
+    """The settings that suit all axes, the most ordinary first."""
+    return sorted(islice(_settings(axes, missing), SOUGHT), key=lambda setting: _oddness(axes[0], setting))
+
+
+def _axis_by_axis(axes: Sequence[Axis], missing: Sequence[str]) -> list[dict[str, Any]]:
+    """Settings where the axes differ: of each kernel and dilation that suits all, every axis' most ordinary rest.
+
+    The most ordinary kernel of each axis is among them too.
+    """
+    each = [_sought([axis], missing) for axis in axes]
+    if not all(each):
+        return []
+    square = [name for name in missing if name in ("kernel_size", "dilation") and len(missing) > 1]
+    firsts: list[dict[Any, Setting]] = []
+    for found in each:
+        first: dict[Any, Setting] = {}
+        for setting in found:
+            first.setdefault(tuple(setting[name] for name in square), setting)
+        firsts.append(first)
+    shared = [key for key in firsts[0] if all(key in first for first in firsts)]
+    pairs = [[first[key] for first in firsts] for key in shared]
+    if [found[0] for found in each] not in pairs:
+        pairs.append([found[0] for found in each])
+    settings = [{name: tuple(setting[name] for setting in pair) for name in missing} for pair in pairs]
+    settings.sort(key=lambda setting: _worst(axes, setting))
+    return [{k: v[0] if len(set(v)) == 1 else v for k, v in setting.items()} for setting in settings]
 
 
 def _wanted(want: str, rank: int) -> tuple[int, ...]:
@@ -130,7 +179,7 @@ def _candidates(axes: Sequence[Axis], name: str) -> list[int]:
     near = {value for ratio in ratios for value in (ratio - 1, ratio, ratio + 1, 2 * ratio - 1, 2 * ratio)}
     usual = range(1, 12 if name == "kernel_size" else 5)
     whole = {size for axis in axes for size in (axis.size, abs(axis.size - axis.want) + 1)}
-    return sorted({*usual, *near, *whole} - {0})
+    return sorted(value for value in {*usual, *near, *whole} if 0 < value <= LARGEST)
 
 
 def _oddness(axis: Axis, setting: Setting) -> tuple[int, ...]:
@@ -150,7 +199,7 @@ def _oddness(axis: Axis, setting: Setting) -> tuple[int, ...]:
     return d, s > k, not (centred or tiled), p not in (0, k // 2), k % 2 == 0 and not tiled, weight, s, p
 
 
-def _layer(options: Options, values: Mapping[str, Any], setting: Setting) -> Conv | ConvTranspose:
+def _layer(options: Options, values: Mapping[str, Any], setting: Mapping[str, Any]) -> Conv | ConvTranspose:
     return options.kind(out_channels=1, **values, **setting)
 
 
@@ -172,8 +221,10 @@ def _side(padding: Any) -> int | str:
     return before if before == after else f"{before}.{after}"
 
 
-def _notes(found: Sequence[Setting], missing: Sequence[str], options: Options) -> list[str]:
+def _notes(found: Sequence[Any], missing: Sequence[str], apart: bool) -> list[str]:
     notes = []
+    if apart:
+        notes.append("the first settings give each axis its own: none that suits all is as ordinary")
     if len(found) > SHOWN:
         many = "at least " if len(found) == SOUGHT else ""
         notes.append(f"the {SHOWN} most ordinary of {many}{len(found)} settings")
@@ -182,14 +233,10 @@ def _notes(found: Sequence[Setting], missing: Sequence[str], options: Options) -
     return notes
 
 
-def _none(axes: Sequence[Axis], missing: Sequence[str], values: Mapping[str, Any]) -> DlkitError:
+def _none(axes: Sequence[Axis], missing: Sequence[str]) -> DlkitError:
     sizes, wants = show(tuple(axis.size for axis in axes)), show(tuple(axis.want for axis in axes))
     names = ", ".join(name.replace("_", " ") for name in missing)
-    hint = None
-    if len(missing) == 1 and len(axes) == 1:
-        hint = _nearest(axes[0], missing[0])
-    elif len(axes) > 1 and all(next(_settings([axis], missing), None) for axis in axes):
-        hint = "each axis alone has a solution: ask for one axis at a time"
+    hint = _nearest(axes[0], missing[0]) if len(missing) == len(axes) == 1 else None
     limit = f"; usual values and those near the sizes' ratio {_TRIED}" if len(missing) > 1 else ""
     return DlkitError(f"no choice of {names} gives {wants} from {sizes}{limit}", hint, ExitCode.NO)
 

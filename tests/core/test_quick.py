@@ -6,7 +6,7 @@ import pytest
 
 from dlkit.core import inverse, quick
 from dlkit.core.errors import DlkitError
-from dlkit.core.layers import Conv, ConvTranspose
+from dlkit.core.layers import Conv, ConvTranspose, show
 from dlkit.core.quick import Options
 from dlkit.core.spec import parse
 
@@ -94,6 +94,11 @@ def test_refusals(words, options, phrases):
         ("56", "112", Options(transposed=True), "k4,s2,p1"),
         ("56", "56", Options(transposed=True), "k3,p1"),
         ("1000000000", "500000000", Options("3"), "k3,s2,p1"),
+        ("1000000000", "500000000", Options(), "k3,s2,p1"),
+        ("3x224x112", "112x112", Options("3"), "k3,s2x1,p1"),  # a square kernel, its strides per axis
+        ("3x224x112", "112x112", Options(), "k3,s2x1,p1"),
+        ("224x112", "112x56", Options("3", padding="1"), "k3,s2,p1"),  # two sizes wanted of two: H×W
+        ("56x28", "112x28", Options(transposed=True), "k4x3,s2x1,p1"),
     ],
 )
 def test_the_ordinary_setting_comes_first(word, want, options, first):
@@ -138,6 +143,22 @@ def output(kind, size, values):
         return None
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_settings_of_each_axis_hold(seed):
+    draw = random.Random(seed)
+    sizes = [draw.randint(8, 300) for _ in range(2)]
+    wants = [draw.randint(1, size) for size in sizes]
+    result = inverse.table([show((3, *sizes))], Options(), show(wants))
+    assert all(row["output"] == wants for row in result.rows)
+
+
+@pytest.mark.parametrize("word", ["1", "1000000000"])
+@pytest.mark.parametrize("want", ["1", "1000000000"])
+@pytest.mark.parametrize("transposed", [False, True])
+def test_the_largest_sizes_are_solved(word, want, transposed):
+    assert all(row["output"] == [int(want)] for row in inverse.table([word], Options(transposed=transposed), want).rows)
+
+
 @pytest.mark.parametrize("seed", range(30))
 def test_settings_of_several_missing_arguments_hold(seed):
     draw = random.Random(seed)
@@ -162,7 +183,7 @@ def test_settings_of_several_missing_arguments_hold(seed):
         (["224"], Options(), "112x112", 2, ["--want", "2 axes", "input has 1"]),
         (["224", "256"], Options(), "112", 2, ["one input size"]),
         (["resnet50"], Options(), "112", 2, ["no layers", "'resnet50'"]),
-        (["3x64x32"], Options(), "32x32", 1, ["32x32 from 64x32"]),
+        (["3x64x32"], Options("3", "2", "1"), "32x32", 1, ["32x32 from 64x32"]),
     ],
 )
 def test_no_solution(words, options, want, code, phrases):
