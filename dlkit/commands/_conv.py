@@ -59,6 +59,8 @@ def answer(words: list[str], quick: tuple[Any, ...], want: str | None, depth: in
         raise typer.BadParameter(
             "--want answers with settings; run one of them to have it explained", param_hint="--explain"
         )
+    if options.filters is not None:
+        raise typer.BadParameter("--want solves for sizes, on which the output channels have no say", param_hint="-f")
     from dlkit.core import inverse
 
     return inverse.table(words, options, want)

@@ -61,6 +61,8 @@ def command(
     quick = kernel_size, stride, padding, dilation, output_padding, filters, transposed
     if want is not None or any(quick):
         return _conv.answer(network, quick, want, depth, explain)
+    if explain and depth:
+        raise typer.BadParameter("a block of layers has no formula; leave out --depth", param_hint="--explain")
     if any(map(is_module, network)):
         if explain:
             raise typer.BadParameter("--explain needs a network in the network language")

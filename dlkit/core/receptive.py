@@ -281,7 +281,7 @@ def _see(result: Result, walked: Walk, index: int, pixel: str) -> None:
         box = [(0, end - 1) for end in ends]
     clipped = [seen and (max(seen[0], 0), min(seen[1], end - 1)) for seen, end in zip(box, ends, strict=True)]
     result.summary |= {"pixel": position, "box": box, "clipped": clipped, "slice": _slices(clipped)}
-    result.headline = "slice"
+    result.headline, result.bare = "slice", True
     inside = "" if box == clipped else f", inside the input [{_slices(clipped)}]"
     result.title = f"{step.name} at {pixel} sees [{_slices(box)}]{inside}"
 

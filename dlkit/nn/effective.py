@@ -77,7 +77,7 @@ def answer(subject: Subject, at: str | None, want: str | None, samples: int, see
     sizes = {"effective": found.widths, "luo": found.luo, "definition": DEFINITION}
     result.summary |= {**sizes, "samples": samples, "measured_on": list(shape), "weights": subject.weights}
     result.summary["size"] = receptive.written(found.widths)
-    result.facts = FACTS
+    result.facts, result.bare = FACTS, True
     result.title = f"{step.name}: gradient of the middle output, {subject.weights}"
     result.drawing = lambda width: _picture(found, width)
     extent = walked.extent or shape[1:]

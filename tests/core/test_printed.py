@@ -67,6 +67,8 @@ def test_a_projection_is_a_branch_from_its_blocks_input():
         (LENET.replace("(1): Tanh()", "(1): PixelShuffle(upscale_factor=2)"), ["features.1", "PixelShuffle"]),
         (LENET.rstrip()[:-1], ["')' is missing"]),
         (LENET + ")", ["closes more"]),
+        ("Mystery(\n  (a): Riddle()\n)", ["no layer", "Riddle"]),
+        ("Sequential()", ["no layer", "containers"]),
     ],
 )
 def test_what_cannot_be_right_is_refused_by_name(text, words):

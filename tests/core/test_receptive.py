@@ -1,6 +1,7 @@
 """What `rf` answers: which layer, which box of the input, and what it says where there is no answer."""
 
 import pytest
+from test_contract import assert_error
 
 from dlkit.core.errors import DlkitError
 from dlkit.core.graph import walk
@@ -150,3 +151,22 @@ def test_a_long_network_is_shown_by_block(at):
     assert len(result.overview) < 14 < len(rows)
     assert result.overview[-1] == rows[-1]
     assert result.overview[-1]["layer"] == result.summary["layer"]
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["rf", "vgg16", "--samples", "3"], "--samples"),
+        (["rf", "vgg16", "--seed", "3"], "--seed"),
+        (["rf", "vgg16", "--effective", "--pixel", "1,1"], "--pixel"),
+        (["convshape", "224", "--want", "112", "-f", "8"], "-f"),
+        (["convshape", "3x8x8", "conv:3,k3", "--explain", "--depth", "1"], "--explain"),
+        (["convshape", "3x8x8", "conv:3,k3", "--dtype", "float16"], "--dtype"),
+    ],
+)
+def test_options_without_effect_are_refused_by_name(inside, words, named):
+    assert_error(inside(*words), 2, named)
+
+
+def test_a_pipe_gets_the_one_value(inside):
+    assert inside("rf", "vgg16", "--pixel", "3,3").out == "6:218,6:218\n"

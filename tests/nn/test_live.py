@@ -40,6 +40,10 @@ class Raises(nn.Module):
         super().__init__()
         raise ValueError("first\\nsecond")
 
+class Indexes(nn.Module):
+    def forward(self, x):
+        return x[5]
+
 class Tied(nn.Module):
     def __init__(self):
         super().__init__()
@@ -82,6 +86,12 @@ def test_the_answer_has_convshapes_keys(net, dlkit):
 def test_errors_end_in_one_line(net, dlkit):
     assert_error(dlkit("convshape", "3x8x8", "net.py:Net"), 2, "net.py:Net", "width")
     assert_error(dlkit("convshape", "5x8x8", "net.py:Net:4"), 65, "RuntimeError at net.py:14", "5x8x8")
+
+
+@pytest.mark.parametrize("command", ["convshape", "rf"])
+def test_what_torch_raises_under_the_trace_is_the_modules_own(net, inside, command):
+    ran = inside(command, "3x8x8", "net.py:Indexes")
+    assert_error(ran, 65, "IndexError at net.py:", "out of bounds")
 
 
 @pytest.mark.parametrize(
