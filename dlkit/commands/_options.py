@@ -16,7 +16,7 @@ from dlkit.core.reading import ROLES, Reading
 from dlkit.core.result import Result
 from dlkit.core.splitting import Splitting
 
-_DATA, _SPLIT, _TRAINING, _MACHINE = "Reading the data", "Split", "Training", "Machine"
+_DATA, _SPLIT, _TRAINING, _MACHINE, _START = "Reading the data", "Split", "Training", "Machine", "Starting point"
 
 
 Data = Annotated[
@@ -148,7 +148,17 @@ _JOB: dict[str, Any] = {
     "valid": Valid,
     "seed": Seed,
     "device": Device,
-}
+    "init_from": Annotated[
+        str | None,
+        typer.Option(metavar="RUN", help="Start from a run's weights, and its network if none is given.",
+                     rich_help_panel=_START, show_default="drawn"),
+    ],
+    "freeze": Annotated[
+        list[str] | None,
+        typer.Option(metavar="PATTERN", help="Layers or weights that stay: conv*, linear1.bias. Repeatable.",
+                     rich_help_panel=_START, show_default="none"),
+    ],
+}  # fmt: skip
 
 
 def reading(*, without: tuple[str, ...] = ()) -> Callable[[Callable[..., Result]], Callable[..., Result]]:
@@ -197,7 +207,7 @@ def job(command: Callable[..., Result]) -> Callable[..., Result]:
 
     def wrapper(**arguments: Any) -> Result:
         said = {name: arguments.pop(name) for name in _JOB}
-        said["network"] = tuple(said["network"] or ())
+        said |= {name: tuple(said[name] or ()) for name in ("network", "freeze")}
         divided = Splitting(**{name: arguments.pop(name) for name in _JOB_SPLITTING})
         return command(JobOptions(**said, reading=_read_options(arguments), splitting=divided), **arguments)
 

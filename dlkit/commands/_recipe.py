@@ -11,7 +11,7 @@ from dlkit.core.recipe import Recipe
 from dlkit.core.result import Result
 
 _TRAINING, _SCHEDULE, _LOSS = "Training", "Schedule", "Loss"
-_REGULAR, _MEMORY = "Regularisation", "Precision and memory"
+_REGULAR, _MEMORY, _LOOK = "Regularisation", "Precision and memory", "Seeing"
 
 
 def _rate(text: str) -> float | str:
@@ -81,6 +81,7 @@ _OPTIONS: dict[str, Any] = {
     "ema": _number(opt.share, "Judge and keep a moving average of the weights, of this decay.", _REGULAR, "DECAY",
                    "none"),
     "swa": _number(opt.share, "Average the weights of this share of epochs at the end.", _REGULAR, "SHARE", "none"),
+    "watch": _flag("Measure a step an epoch: gradients, updates, dead units.", _LOOK),
     "precision": Annotated[
         Literal["fp32", "tf32", "bf16", "fp16"],
         typer.Option(help="Of matrix products; fp16 with loss scaling.", rich_help_panel=_MEMORY),

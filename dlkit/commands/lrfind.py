@@ -35,7 +35,7 @@ def _rate(help: str) -> Any:
 
 
 @opt.job
-@rec.recipe("epochs", "lr", "min_lr", "patience", "ema", "swa")
+@rec.recipe("epochs", "lr", "min_lr", "patience", "ema", "swa", "watch")
 @proc.processes("nproc")
 def command(
     job: JobOptions,

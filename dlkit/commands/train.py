@@ -41,7 +41,13 @@ def command(
         str | None,
         typer.Option(metavar="DIR", help="The run directory to make.", show_default="runs/DATA-NETWORK-N"),
     ] = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Network, costs, memory, steps and time of the run, and no run."),
+    ] = False,
 ) -> Result:
     from dlkit.nn import answers
 
+    if dry_run:
+        return answers.dry_run(job, recipe)
     return answers.train(job, recipe, keeping, processes, out)

@@ -17,6 +17,8 @@ class JobOptions:
     valid: float = 0.2
     seed: int = 0
     device: str = "auto"
+    init_from: str | None = None
+    freeze: tuple[str, ...] = ()
     reading: Reading = field(default_factory=Reading)
     splitting: Splitting = field(default_factory=Splitting)
 

@@ -40,6 +40,7 @@ class Recipe:
     loss             None: cross-entropy or mean squared error, as the task asks
     accumulate       micro-batches a step; the step's batch is the whole of them
     patience         epochs without a better metric before the run ends
+    watch            measure a step an epoch, layer by layer
     find_lr          `lr` is what lrfind suggests, found before the run
     ema, swa         decay of the moving average of weights; share of the epochs at the end whose weights are averaged
     """
@@ -71,6 +72,7 @@ class Recipe:
     checkpoint_activations: bool = False
     compile: bool = False
     find_lr: bool = False
+    watch: bool = False
 
     def __post_init__(self) -> None:
         for name, (owner, values) in _MEANS_SOMETHING.items():
@@ -78,6 +80,8 @@ class Recipe:
                 _refuse(name, owner, getattr(self, owner), values)
         if self.ema is not None and self.swa is not None:
             raise DlkitError("--ema and --swa are two ways to average weights: give one of them")
+        if self.watch and self.compile:
+            raise DlkitError("--watch has no effect on a compiled network: leave --compile out")
         if self.nesterov and self.momentum == 0:
             raise DlkitError("--nesterov needs a momentum above 0")
         if self.min_lr is not None and self.min_lr > self.lr and not self.find_lr:

@@ -15,8 +15,10 @@ from dlkit.core.result import Column, Result, Row
 from dlkit.core.run import RunDirectory
 from dlkit.core.search import Search
 from dlkit.core.suggest import PEAKS, Sweep
+from dlkit.nn import estimate
 from dlkit.nn import lrfind as finder
 from dlkit.nn import train as training
+from dlkit.nn.gauge import findings
 from dlkit.nn.job import Job, prepare
 from dlkit.nn.ranks import joined
 from dlkit.nn.resume import find
@@ -60,6 +62,13 @@ def _training(job: Job, keeping: Keeping, directory: RunDirectory | None, group:
     return Result(columns, rows, summary, "best", facts, streams=True)
 
 
+def dry_run(options: JobOptions, recipe: Recipe) -> Result:
+    """What `train` would do with the same words."""
+    job = prepare(options, recipe)
+    console.note(job.describe())
+    return estimate.dry_run(job)
+
+
 def _with_rate(job: Job) -> Job:
     """The job with the rate of lrfind, and a note on how sure that is."""
     with console.progress(Search.seeds * Search.steps, "finding a rate") as bar:
@@ -83,6 +92,10 @@ def _epochs(
             bar.describe(shown)
             yield row
     summary.update(training.summary(job, directory, outcome))
+    for text in findings(list(outcome.layers)) if job.recipe.watch else ():
+        console.note(f"watch: {text}")
+    if outcome.verdict:
+        console.note(f"verdict: {outcome.verdict.text}")
 
 
 def lrfind(options: JobOptions, recipe: Recipe, search: Search) -> Result:

@@ -2,8 +2,9 @@
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -23,7 +24,10 @@ CHECK_EVERY = 50
 
 @dataclass(frozen=True)
 class Epoch:
-    """What one epoch showed. Losses are means over rows; `seconds` is the time in training steps alone."""
+    """What one epoch showed. Losses are means over rows; `seconds` is the time in training steps alone.
+
+    `layers` is what a step of it did to each layer, where that is watched.
+    """
 
     epoch: int
     step: int
@@ -33,14 +37,17 @@ class Epoch:
     metric: float
     rows: int
     seconds: float
+    layers: Sequence[dict[str, Any]] = ()
 
 
 class Diverged(DlkitError):
     """The loss or a gradient is not finite. The weights are those of before."""
 
-    def __init__(self, step: int, epoch: int, lr: float) -> None:
+    def __init__(self, step: int, epoch: int, lr: float, rows: str = "") -> None:
+        self.step, self.epoch, self.lr = step, epoch, lr
         super().__init__(
-            f"training diverged: the loss or a gradient is not finite at step {step} (epoch {epoch}, lr {lr:.3g})",
+            f"training diverged: the loss or a gradient is not finite at step {step} (epoch {epoch}, lr {lr:.3g})"
+            f"{rows}",
             f"try a smaller rate, such as --lr {lr / 10:.2g}, or find one with 'dlkit lrfind'",
             ExitCode.INTERNAL,
         )

@@ -23,6 +23,7 @@ from dlkit.nn.default import default_network
 from dlkit.nn.loader import Batches, Normalise
 from dlkit.nn.objective import Objective, make_objective
 from dlkit.nn.ranks import ALONE, Ranks
+from dlkit.nn.start import Start, network_of, read_start
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,8 @@ class Job:
     valid: Batches
     device: torch.device
     edges: dict[str, dict[str, torch.Tensor]]
+    start: Start
+    train_rows: np.ndarray
     ranks: Ranks = ALONE
     shard: bool = False
 
@@ -50,6 +53,7 @@ class Job:
         model = build(self.graph, shape).to(self.device)
         for name, state in self.edges.items():
             model.get_submodule(name).load_state_dict(state, strict=False)
+        self.start.apply(model)
         return model.to(memory_format=torch.channels_last) if len(shape) == 3 else model
 
     @property
@@ -81,7 +85,8 @@ def prepare(options: JobOptions, recipe: Recipe, ranks: Ranks = ALONE, shard: bo
     split = hold_out(dataset, options.splitting, options.valid, options.seed)
     announce(dataset, split.notes)
     schema = fit_schema(dataset, split.train)
-    name, graph = _network(options.network, schema, dataset)
+    words = options.network or (network_of(options.init_from).split() if options.init_from else ())
+    name, graph = _network(tuple(words), schema, dataset)
     size = options.batch_size or default_batch_size(len(split.train))
 
     def side(rows: np.ndarray, batch: int) -> Batches:
@@ -95,7 +100,11 @@ def prepare(options: JobOptions, recipe: Recipe, ranks: Ranks = ALONE, shard: bo
     objective = make_objective(schema.task, schema.classes, unit, recipe, train.y, device)
     _check_accumulate(recipe, train)
     edges = fit_edges(walk(graph, schema.input_shape), train.x)
-    return Job(options, recipe, dataset, schema, name, graph, objective, train, valid, device, edges, ranks, shard)
+    start = read_start(options.init_from, options.freeze)
+    if options.init_from or options.freeze:
+        start.check(build(graph, schema.input_shape), options.init_from)
+    fixed = objective, train, valid, device, edges, start, split.train
+    return Job(options, recipe, dataset, schema, name, graph, *fixed, ranks, shard)
 
 
 def _outputs(schema: Schema) -> int:

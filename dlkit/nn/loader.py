@@ -74,10 +74,13 @@ class Batches:
 
     def shuffled(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """The batches of one training epoch, from the `start`-th on."""
+        return self._batches(self.order(epoch), range(start, len(self)))
+
+    def order(self, epoch: int) -> Tensor:
+        """The rows in the order of an epoch, N int64."""
         # torch's CPU generator reads 32 bits of its seed: two numbers must be mixed into those.
         generator = torch.Generator().manual_seed((self.seed * 1_000_003 + epoch) % 2**32)
-        order = torch.randperm(self.rows, generator=generator)
-        return self._batches(order, range(start, len(self)))
+        return torch.randperm(self.rows, generator=generator)
 
     def in_order(self) -> Iterator[Batch]:
         """Every row once, in order, for evaluation; of several processes each gets its part."""

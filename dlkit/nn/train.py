@@ -1,11 +1,12 @@
 """A training run from first step to finished directory."""
 
+import math
 import platform
 import shlex
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,11 @@ from dlkit.core.console import Bar
 from dlkit.core.errors import DlkitError
 from dlkit.core.keeping import Keeping
 from dlkit.core.run import MANIFEST, RunDirectory
+from dlkit.nn.blame import with_rows
 from dlkit.nn.checkpoint import Checkpoints, Saved
 from dlkit.nn.device import describe
 from dlkit.nn.fit import Diverged, Epoch, fit
+from dlkit.nn.gauge import Gauge
 from dlkit.nn.job import Job
 from dlkit.nn.precision import set_matmul
 from dlkit.nn.resume import check
@@ -29,6 +32,7 @@ from dlkit.nn.schedule import Plan
 from dlkit.nn.state import State
 from dlkit.nn.step import Stepper
 from dlkit.nn.tree import whole
+from dlkit.nn.verdict import Verdict, judge, train_score
 from dlkit.nn.watch import Watch
 
 
@@ -43,6 +47,10 @@ class Outcome:
     rows: int = 0
     train_seconds: float = 0.0
     seconds: float = 0.0
+    valid_losses: list[float] = field(default_factory=list)
+    metric: float = math.nan
+    layers: Sequence[dict[str, Any]] = ()
+    verdict: Verdict | None = None
 
     def take(self, state: State) -> None:
         self.epochs, self.steps, self.best, self.best_epoch = state.epoch - 1, state.step, state.best, state.best_epoch
@@ -64,6 +72,7 @@ def run(job: Job, keeping: Keeping, directory: RunDirectory | None, bar: Bar, ou
     started, watch = time.perf_counter(), Watch(keeping.every, job.ranks)
     with signals.deferred(), directory or nullcontext():
         state, checkpoints = _ready(job, keeping, directory)
+        gauge = Gauge(state.model, state.stepper.optimizers) if job.recipe.watch else None
         bar.advance(state.step)
         try:
             for epoch in fit(state, job.train, job.valid, job.objective, job.recipe, watch, bar):
@@ -71,15 +80,18 @@ def run(job: Job, keeping: Keeping, directory: RunDirectory | None, bar: Bar, ou
                     checkpoints.save(state)
                     watch.saved()
                     continue
+                epoch = replace(epoch, layers=gauge.take()) if gauge else epoch
                 _record(job, state, epoch, directory, outcome)
                 outcome.seconds = time.perf_counter() - started
                 yield epoch
-        except Diverged:
+        except Diverged as failure:
             if state.best_epoch:
                 _finish(state, directory)
-            raise
+            raise with_rows(job, state, failure) from None
         outcome.take(state)
         checkpoints.save(state, done=not watch.stopped)
+        if outcome.valid_losses and not watch.stopped:
+            outcome.verdict = _verdict(job, state, outcome)
         _finish(state, directory)
     if watch.code:
         go_on = f"go on with the same command and --resume {shlex.quote(str(directory.path))}" if directory else None
@@ -126,6 +138,8 @@ def _record(job: Job, state: State, epoch: Epoch, directory: RunDirectory | None
     """One epoch into the state and metrics.jsonl; the weights that were judged are kept where they are the best."""
     outcome.rows += epoch.rows
     outcome.train_seconds += epoch.seconds
+    outcome.valid_losses.append(epoch.valid_loss)
+    outcome.metric, outcome.layers = epoch.metric, epoch.layers
     better = job.objective.better(epoch.metric, state.best) or state.best is None
     state.stale = 0 if better else state.stale + 1
     if better:
@@ -134,6 +148,13 @@ def _record(job: Job, state: State, epoch: Epoch, directory: RunDirectory | None
     outcome.take(state)
     if directory:
         directory.log(row(epoch, job.objective.metric))
+
+
+def _verdict(job: Job, state: State, outcome: Outcome) -> Verdict:
+    """Of the last epoch: as many training rows as there are validation rows are looked at."""
+    objective = job.objective
+    score = train_score(state.stepper.judged, job.train, objective, job.valid.rows)
+    return judge(objective, score, outcome.metric, job.valid.y, outcome.valid_losses)
 
 
 def _host(model: nn.Module) -> dict[str, torch.Tensor]:
@@ -154,7 +175,8 @@ def row(epoch: Epoch, metric: str) -> dict[str, Any]:
     keys = ("epoch", "step", "lr", "train_loss", "valid_loss")
     rate = epoch.rows / epoch.seconds if epoch.seconds else None
     values = {k: getattr(epoch, k) for k in keys}
-    return values | {metric: epoch.metric, "seconds": epoch.seconds, "samples_per_second": rate}
+    values |= {metric: epoch.metric, "seconds": epoch.seconds, "samples_per_second": rate}
+    return values | {"layers": list(epoch.layers)} if epoch.layers else values
 
 
 def summary(job: Job, directory: RunDirectory | None, outcome: Outcome) -> dict[str, Any]:
@@ -173,6 +195,8 @@ def summary(job: Job, directory: RunDirectory | None, outcome: Outcome) -> dict[
         "device": describe(job.device),
         "train_rows": job.train.rows,
         "valid_rows": job.valid.rows,
+        "train_score": outcome.verdict and outcome.verdict.train_score,
+        "verdict": outcome.verdict and outcome.verdict.word,
     }
 
 
