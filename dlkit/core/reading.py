@@ -67,10 +67,11 @@ class Reading:
 
     def check_columns(self, source: str, names: Sequence[str]) -> None:
         """Every column that an option names must be there."""
-        named = [("target", self.target)] if self.target is not None else []
-        named += [(option, name) for option in ROLES for name in getattr(self, option)]
-        for option, name in named:
-            check_column(source, option, name, names)
+        if self.target is not None:
+            check_column(source, "target", self.target, names)
+        for option in ROLES:
+            for name in getattr(self, option):
+                check_column(source, option, name, names)
 
     def choose_target(self, source: str, names: Sequence[str]) -> str:
         """The column to predict: the one named, or one whose name says so."""
@@ -126,7 +127,9 @@ _ENCODINGS = ("utf-8", "utf-16", "utf-32", "latin-1", "cp1252", "cp1251", "shift
 def check_column(source: str, option: str, name: str, names: Sequence[str]) -> None:
     """A column that an option names must be among `names`."""
     if name not in names:
-        raise DlkitError(f"--{option}: {source} has no column {name!r}", nearest(name, list(names)))
+        # Which option gave a column its role is not always the user's own doing: --group makes an id of it.
+        where = "" if option in ROLES else f"--{option}: "
+        raise DlkitError(f"{where}{source} has no column {name!r}", nearest(name, list(names)))
 
 
 def listed(names: Sequence[str], most: int = 30) -> str:

@@ -33,6 +33,10 @@ class Splitting:
                 self._refuse(alone, {"hash": "the value alone decides", "split": "the column says it all"}[alone])
         if self.time is not None and self.stratify is not None:
             raise DlkitError("--time and --stratify: time alone decides which rows validate", "leave one of them out")
+        if self.group is not None and self.group in (self.stratify, self.time):
+            raise DlkitError(
+                f"--group {self.group}: a whole group is on one side, so nothing else can follow its column"
+            )
         if self.gap is not None and self.time is None:
             raise DlkitError("--gap is the time between the sides, and there is no --time")
 

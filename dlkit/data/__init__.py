@@ -5,7 +5,7 @@ from dlkit.data.dataset import Column, Dataset, Role, Rows
 from dlkit.data.leak import tell_tales
 from dlkit.data.load import load, read
 from dlkit.data.schema import Schema, fit_schema
-from dlkit.data.split import Split, folds, hold_out, split_indices
+from dlkit.data.split import Split, folds, hold_out
 
 __all__ = [
     "Column",
@@ -22,6 +22,5 @@ __all__ = [
     "load",
     "read",
     "read_text_corpus",
-    "split_indices",
     "tell_tales",
 ]

@@ -30,8 +30,9 @@ def to_rows(table: Table, reading: Reading, only: Sequence[str] | None = None) -
     reading.check_columns(source, names)
     wanted = [name for name in names if name not in reading.drop and (only is None or name in only)]
     frame, unread, inference = _typed(table, wanted, reading)
-    if not frame.width and only is None:
-        raise bad_data(f"{source}: no column is left", "--drop fewer, or leave out columns of lists and bytes")
+    if not frame.width:
+        held = f": {unread[0]!r} holds lists, objects or bytes" if unread else ""
+        raise bad_data(f"{source}: no column that can be read{held}")
     left_out = [f"columns of no type that can be read: {', '.join(unread[:20])}"] if unread else []
     notes = (*table.notes, *inference.notes, *left_out)
     return Rows(columns=_described(frame, reading), frame=frame, **_common(table), notes=notes)

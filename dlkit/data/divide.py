@@ -76,7 +76,7 @@ def split(source: str, reading: Reading, splitting: Splitting, order: Order) -> 
     splits = _dealt(cut, splitting, order)
     for text in (*cut.rows.notes, *splits[0].notes):
         console.note(text)
-    out = Path(order.out or f"{cut.rows.name}-split")
+    out = Path(f"{cut.rows.name}-split" if order.out is None else order.out)
     paths = _plan(cut, splits, order, _compression(source))
     if not order.dry_run:
         with whole_directory(out) as hidden:
@@ -99,6 +99,8 @@ def _dealt(cut: Cut, splitting: Splitting, order: Order) -> list[Split]:
 
 
 def _check(order: Order) -> None:
+    if order.column is not None and not order.column.strip():
+        raise DlkitError("--column needs a name")
     for first, second in (("folds", "test"), ("column", "link")):
         if getattr(order, first) and getattr(order, second):
             raise DlkitError(f"--{first} and --{second} do not go together")

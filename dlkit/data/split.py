@@ -415,11 +415,6 @@ def _coded(values: pl.Series) -> tuple[np.ndarray, list[Any]]:
     return coded.to_numpy(), [*present.to_list(), *([None] if values.null_count() else [])]
 
 
-def split_indices(dataset: Dataset, valid: float = 0.2, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    split = hold_out(dataset, NOTHING, valid, seed)
-    return split.train, split.valid
-
-
 def allocate(counts: np.ndarray, total: int) -> np.ndarray:
     """How many of each class to take so that `total` are taken: in proportion, by largest remainder.
 

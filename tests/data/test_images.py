@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from dlkit.core.reading import Reading
-from dlkit.data import load, split_indices
+from dlkit.data import hold_out, load
 
 
 def png(image: Image.Image, form: str = "PNG", **options) -> bytes:
@@ -60,7 +60,8 @@ def test_classes_are_the_folders_names_in_order(folder):
 def test_a_folder_may_say_how_it_is_split(folder, side):
     files = {f"{part}/{path}": data for part in ("train", side) for path, data in four(png(plain())).items()}
     dataset = load(folder(files | {f"{side}/a/3.png": png(plain())}))
-    train, valid = split_indices(dataset, 0.5, 3)
+    split = hold_out(dataset, valid=0.5, seed=3)
+    train, valid = split.train, split.valid
     assert train.tolist() == [0, 1, 2, 3] and valid.tolist() == [4, 5, 6, 7, 8]
     assert dataset.labels.tolist() == [0, 0, 1, 1, 0, 0, 0, 1, 1]
 

@@ -13,7 +13,7 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 from dlkit.core.errors import DlkitError
 from dlkit.core.reading import Reading
-from dlkit.data import Schema, fit_schema, load, split_indices
+from dlkit.data import Schema, fit_schema, hold_out, load
 
 
 def csv_of(columns: dict) -> str:
@@ -35,7 +35,7 @@ def mixed(n: int = 80, seed: int = 0) -> dict:
 def fitted(write, columns: dict | None = None, **options):
     """(dataset, training rows, schema)."""
     dataset = load(write("a.csv", csv_of(columns or mixed())), Reading(target="y", **options))
-    train, _ = split_indices(dataset, 0.25)
+    train = hold_out(dataset, valid=0.25).train
     return dataset, train, fit_schema(dataset, train)
 
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dlkit.core.errors import DlkitError
-from dlkit.data import Dataset, load, split_indices
+from dlkit.data import Dataset, hold_out, load
 from dlkit.data.dataset import Place
 from dlkit.data.split import allocate
 
@@ -37,15 +37,16 @@ def test_a_split_is_a_partition(labels, valid, seed, task):
     wanted = round(valid * len(labels))
     if min(wanted, len(labels) - wanted) < 2:
         with pytest.raises(DlkitError) as caught:
-            split_indices(dataset, valid, seed)
+            hold_out(dataset, valid=valid, seed=seed)
         assert caught.value.code == 65
         return
-    train, held_out = split_indices(dataset, valid, seed)
+    split = hold_out(dataset, valid=valid, seed=seed)
+    train, held_out = split.train, split.valid
     assert len(held_out) == wanted and train.dtype == held_out.dtype == np.int64
     assert sorted([*train, *held_out]) == [*range(len(labels))]
     assert (np.diff(train) > 0).all() and (np.diff(held_out) > 0).all()
-    again = split_indices(dataset, valid, seed)
-    assert np.array_equal(train, again[0]) and np.array_equal(held_out, again[1])
+    again = hold_out(dataset, valid=valid, seed=seed)
+    assert np.array_equal(train, again.train) and np.array_equal(held_out, again.valid)
 
 
 @given(st.lists(st.integers(0, 40), min_size=1, max_size=30).filter(sum), st.floats(0, 1))
@@ -65,7 +66,8 @@ def test_allocation_is_in_proportion(counts, share):
 
 def test_every_class_is_on_both_sides():
     labels = np.repeat([0, 1, 2, 3], [1000, 50, 2, 1])
-    train, valid = split_indices(labelled(labels.tolist()), 0.2)
+    split = hold_out(labelled(labels.tolist()), valid=0.2)
+    train, valid = split.train, split.valid
     assert np.bincount(labels[valid], minlength=4).tolist() == [199, 11, 1, 0] or (
         np.bincount(labels[valid], minlength=4)[2:].tolist() == [1, 0] and len(valid) == 211
     )
@@ -77,13 +79,13 @@ def test_rows_are_drawn_evenly():
     dataset = labelled([0] * 30 + [1] * 20)
     counts = np.zeros(50)
     for seed in range(400):
-        counts[split_indices(dataset, 0.2, seed)[1]] += 1
+        counts[hold_out(dataset, valid=0.2, seed=seed).valid] += 1
     assert abs(counts - 80).max() < 5 * 8  # five standard deviations
 
 
 def test_seeds_differ_and_stay():
     dataset = load("iris")
-    first, second = split_indices(dataset, 0.2, 0)[1], split_indices(dataset, 0.2, 1)[1]
+    first, second = hold_out(dataset).valid, hold_out(dataset, seed=1).valid
     assert not np.array_equal(first, second)
     assert np.bincount(dataset.labels[first]).tolist() == [10, 10, 10]
 
@@ -91,11 +93,12 @@ def test_seeds_differ_and_stay():
 @pytest.mark.parametrize("valid", [0, 1, -0.1, 2, float("nan"), float("inf")])
 def test_a_share_is_between_0_and_1(valid):
     with pytest.raises(DlkitError) as caught:
-        split_indices(load("iris"), valid)
+        hold_out(load("iris"), valid=valid)
     assert caught.value.code == 2
 
 
 def test_many_classes_are_quick():
     labels = np.arange(400_000) // 2
-    train, valid = split_indices(labelled(labels.tolist()), 0.2)
+    split = hold_out(labelled(labels.tolist()), valid=0.2)
+    train, valid = split.train, split.valid
     assert len(valid) == 80_000 and len(train) == 320_000

@@ -14,8 +14,8 @@ from safetensors.torch import load, save
 from dlkit.core.errors import DlkitError
 from dlkit.core.reading import Reading
 from dlkit.core.run import RunDirectory, open_run
+from dlkit.data import hold_out, metrics
 from dlkit.data import load as load_data
-from dlkit.data import metrics, split_indices
 from dlkit.nn.predictor import open_network
 from dlkit.nn.views import parse
 
@@ -50,7 +50,7 @@ def test_it_predicts_what_training_reported(run):
     """Accuracy on the validation rows is the best that metrics.jsonl has: dropout is off, batch norm's means are on."""
     network, data = open_network(open_run(run), "cpu"), load_data("digits")
     proba = network.predict(data)
-    _, valid = split_indices(data)
+    valid = hold_out(data).valid
     best = max(json.loads(line)["accuracy"] for line in (run / "metrics.jsonl").read_text().splitlines())
     assert metrics.accuracy(data.labels[valid], proba[valid].argmax(1)) == pytest.approx(best)
     np.testing.assert_allclose(proba.sum(1), 1)

@@ -13,7 +13,7 @@ from sklearn.metrics import accuracy_score, root_mean_squared_error
 from support import command_line, environment, last_weights
 
 from dlkit.core import spec
-from dlkit.data import Schema, load, split_indices
+from dlkit.data import Schema, hold_out, load
 from dlkit.nn.build import build
 
 
@@ -64,7 +64,7 @@ def test_the_best_weights_score_what_was_reported(inside, tmp_path, data, metric
     model = build(spec.parse(config["network"]).graph, tuple(config["input"])).eval()
     model.load_state_dict(load_file(tmp_path / "run" / "model.safetensors"))
     dataset = load(data)
-    _, rows = split_indices(dataset, 0.2, 0)
+    rows = hold_out(dataset).valid
     x = torch.from_numpy(schema.inputs(dataset, rows)).float()
     if schema.pixels:
         along = (1, -1, 1, 1)
@@ -84,7 +84,7 @@ def test_the_validation_side_has_no_influence_on_what_is_learnt(inside, tmp_path
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(100, 4)).astype(np.float32), np.arange(100) % 2
     np.savez(tmp_path / "one.npz", X=x, y=y)
-    _, held_out = split_indices(load(str(tmp_path / "one.npz")), 0.2, 0)
+    held_out = hold_out(load(str(tmp_path / "one.npz"))).valid
     x[held_out] *= 50
     np.savez(tmp_path / "two.npz", X=x, y=y)
     for name in ("one", "two"):
