@@ -36,11 +36,12 @@ QUICK = {
     "eval": [RUN, "iris"],
     "predict": [RUN, "iris"],
     "baseline": ["iris", "--models", "tree", "--tries", "1", "--folds", "2"],
+    "cluster": ["iris", "--k", "2:3", "--models", "kmeans", "--bootstrap", "2"],
 }
 """One quick, successful invocation of each command."""
 
 TRAINS = ["train", "lrfind"]
-READS_DATA = [*TRAINS, "split", "baseline"]
+READS_DATA = [*TRAINS, "split", "baseline", "cluster"]
 
 SUMMARY = {
     "convshape": {"input", "output", "params", "macs", "flops", "rf"},
@@ -58,6 +59,7 @@ SUMMARY = {
     "eval": {"accuracy", "balanced_accuracy", "f1_macro", "auc", "log_loss", "brier", "rows"},
     "predict": {"rows"},
     "baseline": {"task", "metric", "best", "score", "score_se", "rows", "features", "folds", "run"},
+    "cluster": {"model", "k", "criterion", "silhouette", "bic", "inertia", "clusters", "rows", "run"},
 }
 ROW = {
     "convshape": {"layer", "op", "output", "params", "macs", "rf", "jump"},
@@ -72,6 +74,7 @@ ROW = {
     "eval": {"class", "rows", "precision", "recall", "f1"},
     "predict": {"sepal length (cm)", "target", "prediction", "p_setosa", "p_versicolor", "p_virginica"},
     "baseline": {"model", "score", "score_se", "fit_seconds", "predict_seconds"},
+    "cluster": {"k", "model", "silhouette", "bic", "inertia"},
 }
 every_command = pytest.mark.parametrize("command", COMMANDS)
 

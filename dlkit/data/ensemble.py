@@ -46,6 +46,11 @@ class Ensemble:
     def task(self) -> str:
         return self.members[0].predictor.task
 
+    @property
+    def is_clustering(self) -> bool:
+        """Whether the classes are clusters: no target was there to be learned."""
+        return self.schema.target is None
+
     def each(self, table: Table, reading: Reading) -> np.ndarray:
         """M×N×K or M×N: what each member predicts, classes in the order of the first one's."""
         return np.stack([self._one(member, table, reading) for member in self.members])

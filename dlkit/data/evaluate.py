@@ -9,7 +9,7 @@ from dlkit.data.ensemble import Ensemble
 
 def evaluate(whole: Ensemble, source: str, reading: Reading) -> Result:
     """Metrics of the predictor on a source's labelled rows; of each member too, where there are several."""
-    if whole.schema.target is None and not whole.schema.pixels:
+    if whole.is_clustering:
         raise DlkitError(
             f"{whole.members[0].name} is a run of cluster: there is no truth to compare its clusters with",
             "dlkit cluster --target COLUMN compares; dlkit predict says the cluster of each row",

@@ -123,8 +123,7 @@ def _given(table: Table) -> pl.DataFrame:
 
 
 def _appended(whole: Ensemble, found: np.ndarray, prefix: str) -> pl.DataFrame:
-    is_cluster = whole.schema.target is None and not whole.schema.pixels
-    name = prefix + ("cluster" if is_cluster else "prediction")
+    name = prefix + ("cluster" if whole.is_clustering else "prediction")
     if found.ndim == 1:
         return pl.DataFrame([pl.Series(name, found)])
     classes = pl.Series(name, list(whole.schema.classes), dtype=pl.String)

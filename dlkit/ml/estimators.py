@@ -93,6 +93,28 @@ class Density(ClassifierMixin, BaseEstimator):
         return np.asarray(logsumexp(-distances / (2 * self.variance_), axis=1) - np.log(distances.shape[1]))
 
 
+class Clusters(ClassifierMixin, BaseEstimator):
+    """A fitted K-means or Gaussian mixture as a classifier: the classes are its clusters, 0, 1, … (S061, S066).
+
+    K-means gives each row to one cluster alone; a mixture says how probable each one is.
+    """
+
+    def __init__(self, base: Any) -> None:
+        self.base = base
+        self.classes_ = np.arange(len(centres(base)))
+
+    def predict_proba(self, x: Any) -> np.ndarray:
+        x = np.asarray(x, np.float64)  # as it was fitted; pixels come as float32
+        if isinstance(self.base, GaussianMixture):
+            return np.asarray(self.base.predict_proba(x))
+        return np.eye(len(self.classes_))[self.base.predict(x)]
+
+
+def centres(base: Any) -> np.ndarray:
+    """K×F: the means of a mixture's components, or K-means' centres."""
+    return np.asarray(base.means_ if isinstance(base, GaussianMixture) else base.cluster_centers_)
+
+
 class KernelMachine(BaseEstimator):
     """A support vector machine with a Gaussian (rbf) or polynomial (poly) kernel (S045-S049).
 

@@ -32,12 +32,14 @@ class Features(BaseEstimator):
             apart   numbers imputed, then category codes, then tf-idf: naive Bayes treats each in its own way
     target  binary, multiclass or continuous: what categories of many values are encoded by, cross-fitted
 
+    flags   whether a column of numbers with gaps gets one that says where they are
+
     Categories of many values are target-encoded, except for `apart`. `parts_` is how many columns are numbers,
     categories and words; `categorical_` says which columns of `native` are categories.
     """
 
-    def __init__(self, view: str, layout: Layout, target: str, seed: int = 0) -> None:
-        self.view, self.layout, self.target, self.seed = view, layout, target, seed
+    def __init__(self, view: str, layout: Layout, target: str, seed: int = 0, flags: bool = True) -> None:
+        self.view, self.layout, self.target, self.seed, self.flags = view, layout, target, seed, flags
 
     def fit_transform(self, block: Block, y: np.ndarray) -> Any:
         if self.layout.image:
@@ -60,7 +62,7 @@ class Features(BaseEstimator):
         self.imputer_ = self.scaler_ = self.categories_ = self.means_ = None
         numeric = x[:, list(layout.numeric)]
         if layout.numeric and self.view != "native":
-            self.imputer_ = SimpleImputer(strategy="median", add_indicator=True, keep_empty_features=True)
+            self.imputer_ = SimpleImputer(strategy="median", add_indicator=self.flags, keep_empty_features=True)
             numeric = self.imputer_.fit_transform(numeric)
         if high:
             # Each row's encoding comes from the other rows: its own target does not leak into it.

@@ -43,7 +43,7 @@ _TYPES = {
     "builtins": "dict int list str tuple",
     "dlkit.ml.block": "Layout",
     "dlkit.ml.features": "Features",
-    "dlkit.ml.estimators": "Density KernelMachine MixedBayes Tempered",
+    "dlkit.ml.estimators": "Clusters Density KernelMachine MixedBayes Tempered",
     "numpy": "dtype float32 float64 int64 uint64 ndarray",
     "scipy.sparse._csr": "csr_array csr_matrix",
     "sklearn._loss._loss": "CyHalfBinomialLoss CyHalfMultinomialLoss CyHalfSquaredError",
