@@ -82,6 +82,11 @@ _OPTIONS: dict[str, Any] = {
                    "none"),
     "swa": _number(opt.share, "Average the weights of this share of epochs at the end.", _REGULAR, "SHARE", "none"),
     "watch": _flag("Measure a step an epoch: gradients, updates, dead units.", _LOOK),
+    "augment": Annotated[
+        str | None,
+        typer.Option(metavar="flip,crop:4,…", help="Change images in training: flip, vflip, crop:PIXELS, resize:SHARE, "
+                     "color:STRENGTH, mixup:ALPHA, cutmix:ALPHA.", rich_help_panel=_REGULAR, show_default="none"),
+    ],
     "precision": Annotated[
         Literal["fp32", "tf32", "bf16", "fp16"],
         typer.Option(help="Of matrix products; fp16 with loss scaling.", rich_help_panel=_MEMORY),

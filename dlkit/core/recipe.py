@@ -4,6 +4,7 @@ import shlex
 from dataclasses import dataclass, fields
 from typing import Any
 
+from dlkit.core.augment import parse_augment
 from dlkit.core.errors import DlkitError
 
 OPTIMIZERS = ("adamw", "adam", "sgd", "rmsprop", "muon")
@@ -42,6 +43,7 @@ class Recipe:
     patience         epochs without a better metric before the run ends
     watch            measure a step an epoch, layer by layer
     find_lr          `lr` is what lrfind suggests, found before the run
+    augment          how images are changed (core.augment)
     ema, swa         decay of the moving average of weights; share of the epochs at the end whose weights are averaged
     """
 
@@ -67,6 +69,7 @@ class Recipe:
     patience: int | None = None
     ema: float | None = None
     swa: float | None = None
+    augment: str | None = None
     precision: str = "fp32"
     accumulate: int = 1
     checkpoint_activations: bool = False
@@ -82,6 +85,10 @@ class Recipe:
             raise DlkitError("--ema and --swa are two ways to average weights: give one of them")
         if self.watch and self.compile:
             raise DlkitError("--watch has no effect on a compiled network: leave --compile out")
+        if self.augment is not None and parse_augment(self.augment).mixes:
+            clash = "loss focal" if self.loss == "focal" else "class-weights" if self.class_weights else None
+            if clash:
+                raise DlkitError(f"--augment mixup and cutmix mix targets, which --{clash} does not take")
         if self.nesterov and self.momentum == 0:
             raise DlkitError("--nesterov needs a momentum above 0")
         if self.min_lr is not None and self.min_lr > self.lr and not self.find_lr:

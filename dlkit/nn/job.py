@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from dlkit.core import network, spec
+from dlkit.core.augment import Augment, parse_augment
 from dlkit.core.errors import DlkitError
 from dlkit.core.graph import Graph, walk
 from dlkit.core.job import JobOptions
@@ -89,12 +90,14 @@ def prepare(options: JobOptions, recipe: Recipe, ranks: Ranks = ALONE, shard: bo
     name, graph = _network(tuple(words), schema, dataset)
     size = options.batch_size or default_batch_size(len(split.train))
 
-    def side(rows: np.ndarray, batch: int) -> Batches:
+    def side(rows: np.ndarray, batch: int, augment: Augment | None = None) -> Batches:
         x, y = schema.inputs(dataset, rows), schema.targets(dataset, rows)
-        return Batches(x, y, batch, device, normaliser(schema, device), options.seed, ranks)
+        classes = len(schema.classes)
+        return Batches(x, y, batch, device, normaliser(schema, device), options.seed, ranks, augment, classes)
 
     # Evaluation keeps no gradients: four batches' worth of rows fit where one did.
-    train, valid = side(split.train, min(size, len(split.train))), side(split.valid, 4 * size)
+    train = side(split.train, min(size, len(split.train)), _augment(recipe, schema))
+    valid = side(split.valid, 4 * size)
     _check_norms(graph, schema.input_shape, train.batch_size)
     unit = float(schema.target_std or 1.0)
     objective = make_objective(schema.task, schema.classes, unit, recipe, train.y, device)
@@ -105,6 +108,18 @@ def prepare(options: JobOptions, recipe: Recipe, ranks: Ranks = ALONE, shard: bo
         start.check(build(graph, schema.input_shape), options.init_from)
     fixed = objective, train, valid, device, edges, start, split.train
     return Job(options, recipe, dataset, schema, name, graph, *fixed, ranks, shard)
+
+
+def _augment(recipe: Recipe, schema: Schema) -> Augment | None:
+    """How to change the training side's images, once it is clear that they are images of that size."""
+    if recipe.augment is None:
+        return None
+    if schema.pixels is None:
+        raise DlkitError("--augment has no effect: the data is a table, not images")
+    how, side = parse_augment(recipe.augment), min(schema.input_shape[1:])
+    if how.crop >= side:
+        raise DlkitError(f"--augment crop:{how.crop} moves images of {side} pixels out of sight", "try crop:4")
+    return how
 
 
 def _outputs(schema: Schema) -> int:

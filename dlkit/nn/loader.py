@@ -7,6 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dlkit.core.augment import Augment
+from dlkit.nn.augment import Augmenter
 from dlkit.nn.ranks import ALONE, Ranks
 
 
@@ -16,12 +18,14 @@ class Batch:
 
     whole  the targets of the whole step, where it has more than `y`
     part   what a row counts: less than one where every process has the whole batch, there being too few rows to share
+    rows   which rows of the side these are
     """
 
     x: Tensor
     y: Tensor
     whole: Tensor | None = None
     part: float = 1.0
+    rows: Tensor | None = None
 
     def __iter__(self) -> Iterator[Tensor]:
         return iter((self.x, self.y))
@@ -48,6 +52,7 @@ class Batches:
 
     inputs   N×… array, uint8 or float32; uint8 is normalised batch by batch.
     targets  N int64 class indices, or N float32.
+    augment  how images are changed in training, never in evaluation; `classes` is what mixed targets are out of
     The order of an epoch is a function of (seed, epoch) alone: the same on every device, and nothing to save.
     """
 
@@ -60,12 +65,15 @@ class Batches:
         normalise: Normalise | None = None,
         seed: int = 0,
         ranks: Ranks = ALONE,
+        augment: Augment | None = None,
+        classes: int = 0,
     ) -> None:
         self.x, self.y = torch.from_numpy(inputs), torch.from_numpy(targets)
         self.rows, self.batch_size, self.device, self.seed = len(inputs), batch_size, device, seed
         self.normalise, self.ranks = normalise, ranks
         if device.type != "cpu" and _fits(self.x, device):
             self.x, self.y = self.x.to(device), self.y.to(device)
+        self.augment = Augmenter(augment, self.x, self.y, classes, seed) if augment else None
 
     def __len__(self) -> int:
         """Batches in an epoch of training. A last batch of one row is left out: batch norm has no variance in it."""
@@ -74,7 +82,7 @@ class Batches:
 
     def shuffled(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """The batches of one training epoch, from the `start`-th on."""
-        return self._batches(self.order(epoch), range(start, len(self)))
+        return self._batches(self.order(epoch), range(start, len(self)), epoch=epoch)
 
     def order(self, epoch: int) -> Tensor:
         """The rows in the order of an epoch, N int64."""
@@ -93,15 +101,18 @@ class Batches:
     def _all(self) -> range:
         return range(-(-self.rows // self.batch_size))
 
-    def _batches(self, order: Tensor, numbers: range, ranks: Ranks | None = None) -> Iterator[Batch]:
+    def _batches(
+        self, order: Tensor, numbers: range, ranks: Ranks | None = None, epoch: int | None = None
+    ) -> Iterator[Batch]:
         order, ranks = order.to(self.x.device), ranks or self.ranks
         gathered = (self._gather(order[i * self.batch_size : (i + 1) * self.batch_size], ranks) for i in numbers)
-        return map(self._ready, gathered if self.x.device.type == self.device.type else self._ahead(gathered))
+        at_hand = gathered if self.x.device.type == self.device.type else self._ahead(gathered)
+        return (self._ready(batch, epoch) for batch in at_hand)
 
     def _gather(self, rows: Tensor, ranks: Ranks) -> Batch:
         own, part = ranks.share(rows)
         whole = None if len(own) == len(rows) else self.y.index_select(0, rows)
-        return Batch(self.x.index_select(0, own), self.y.index_select(0, own), whole, part)
+        return Batch(self.x.index_select(0, own), self.y.index_select(0, own), whole, part, own)
 
     def _ahead(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         """Host to device: the next batch is gathered into pinned memory and copied while the last one computes."""
@@ -119,7 +130,10 @@ class Batches:
         pin = self.device.type == "cuda"
         return (values.pin_memory() if pin else values).to(self.device, non_blocking=pin)
 
-    def _ready(self, batch: Batch) -> Batch:
+    def _ready(self, batch: Batch, epoch: int | None) -> Batch:
+        if self.augment and epoch is not None and batch.rows is not None:
+            x, y = self.augment(batch.x, batch.y, batch.rows.to(batch.x.device), epoch)
+            batch = replace(batch, x=x, y=y)
         x = self.normalise(batch.x) if self.normalise else batch.x
         # Convolutions run a third faster with channels last; for other ranks there is nothing to choose.
         x = x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x

@@ -51,7 +51,7 @@ class Objective:
         return replace(self, smoothing=0.0, weights=None)
 
     def loss(self, output: Tensor, target: Tensor) -> Tensor:
-        """Mean over the batch. `output` B×classes or B×1, `target` B."""
+        """Mean over the batch. `output` B×classes or B×1, `target` B, or mixed: B×classes."""
         return self.total(output, target) / self.weight(target)
 
     def weight(self, target: Tensor) -> Tensor | int:
@@ -66,7 +66,8 @@ class Objective:
 
     def _of_classes(self, output: Tensor, target: Tensor) -> Tensor:
         if self.name == "bce":
-            return binary(output, F.one_hot(target, output.shape[1]).to(output.dtype), self._of_rows(target))
+            truth = target if target.dim() == 2 else F.one_hot(target, output.shape[1]).to(output.dtype)
+            return binary(output, truth, self._of_rows(target))
         if self.name == "focal":
             entropy = F.cross_entropy(output, target, reduction="none")
             rows = (1 - torch.exp(-entropy)) ** self.gamma * entropy

@@ -1,5 +1,7 @@
 """What augmentation does to images, against the same written by hand; and that it is a function of the row alone."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -132,6 +134,26 @@ def test_draws_are_uniform_and_independent():
     assert abs(torch.corrcoef(torch.stack([first, second]))[0, 1]) < 0.02
     assert torch.bincount(whole + 2).tolist() == pytest.approx([20_000] * 5, rel=0.05)
     assert abs(coin.float().mean() - 0.5) < 0.01
+
+
+def test_training_with_it_is_the_same_in_any_cut_of_the_batch(inside, tmp_path):
+    """Micro-batches change nothing; evaluation sees the images as they are; wrong uses are named."""
+    words = ["train", "digits", "conv:4,k3", "relu", "gap", "linear:10", "--epochs", "2", "--json", "--seed", "3"]
+    how = ["--augment", "crop:1,color:0.2,mixup:0.4,cutmix:1"]
+    one, four, plain = (
+        json.loads(inside(*words, *extra).out)["rows"] for extra in (how, [*how, "--accumulate", "4"], [])
+    )
+    for a, b in zip(one, four, strict=True):
+        assert a["train_loss"] == pytest.approx(b["train_loss"], rel=1e-4)
+    assert one[0]["train_loss"] != plain[0]["train_loss"]
+    for extra, said in [
+        (["--augment", "crop:8"], "out of sight"),
+        (["--augment", "mixup:1", "--loss", "focal"], "focal"),
+        (["--augment", "mixup:1", "--class-weights", "balanced"], "class-weights"),
+    ]:
+        ran = inside(*words, *extra)
+        assert ran.code == 2 and ran.out == "" and said in ran.err
+    assert "not images" in inside("train", "iris", "--augment", "flip").err
 
 
 @pytest.mark.gpu
