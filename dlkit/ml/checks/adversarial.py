@@ -83,7 +83,9 @@ def check(sides: Sides, settings: Settings, engine: Engine, units: np.ndarray | 
         return Adversarial(skip(CHECK, _and_apart(why, apart)), rows, columns=apart)
     matrix, is_valid = matrix.take(varying), sides.is_valid[rows]
     units = None if units is None else units[rows]
-    fewest = min(map(len, sides_of(units, is_valid))) if units is not None else int(min(is_valid.sum(), (~is_valid).sum()))
+    fewest = (
+        min(map(len, sides_of(units, is_valid))) if units is not None else int(min(is_valid.sum(), (~is_valid).sum()))
+    )
     if fewest < 2:
         what = "row" if units is None else "group"
         return Adversarial(skip(CHECK, f"too few rows to tell: one {what} on a side"), rows, columns=apart)
@@ -113,7 +115,9 @@ def verdict(separation: Separation, p: float, threshold: float, is_few: bool, is
     """Fails only where the corrected interval lies wholly above the threshold, or as far below 0.5."""
     area = separation.auc
     if is_few:
-        return skip(CHECK, f"too few rows to tell: a verdict needs {FEWEST_ROWS} rows, or {FEWEST_UNITS} groups, a side")
+        return skip(
+            CHECK, f"too few rows to tell: a verdict needs {FEWEST_ROWS} rows, or {FEWEST_UNITS} groups, a side"
+        )
     if separation.high < 1 - threshold:
         return Finding(CHECK, "fail", "far below 0.5: rows are shared between the sides; see duplicates")
     if separation.low > threshold and p <= SIGNIFICANT:
@@ -178,7 +182,7 @@ def _out_of_bag(draw: int, x: np.ndarray, is_valid: np.ndarray, seed: int) -> fl
     """
     side = is_valid if draw < 0 else np.random.default_rng([seed, draw]).permutation(is_valid)
     forest = RandomForestClassifier(
-        50, min_samples_leaf=3, bootstrap=True, oob_score=_rank_of, class_weight="balanced_subsample",
+        50, min_samples_leaf=3, bootstrap=True, oob_score=_rank_of, class_weight="balanced",
         random_state=seed,
     )  # fmt: skip
     forest.fit(x, side)
@@ -192,9 +196,7 @@ def _rank_of(truth: np.ndarray, predicted: np.ndarray) -> float:
     return 0.0
 
 
-def _permute_groups(
-    matrix: Matrix, is_valid: np.ndarray, engine: Engine, units: np.ndarray, seed: int
-) -> float:
+def _permute_groups(matrix: Matrix, is_valid: np.ndarray, engine: Engine, units: np.ndarray, seed: int) -> float:
     """Whole groups change sides: rows of one group know each other, so that rows alone may not (ANCHORS: 97 % wrong)."""
     kept = thin(units, seed, PERMUTED_ROWS)
     number = np.unique(units[kept], return_inverse=True)[1]

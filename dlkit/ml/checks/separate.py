@@ -38,7 +38,7 @@ def build(model: Model, is_category: np.ndarray, seed: int, trees: int = 100) ->
     """An unfitted classifier. Weights are balanced: with sides of 1:100 a plain one calls every row train."""
     if model == "forest":
         return RandomForestClassifier(
-            trees, min_samples_leaf=3, max_features="sqrt", class_weight="balanced_subsample", random_state=seed
+            trees, min_samples_leaf=3, max_features="sqrt", class_weight="balanced", random_state=seed
         )
     if model == "boosting":
         return HistGradientBoostingClassifier(
