@@ -15,12 +15,12 @@ def tell_tales(dataset: Dataset) -> list[str]:
     """Columns of a table from which alone the target follows, in every row."""
     if dataset.frame is None or dataset.rows < 2 * ROWS_A_VALUE:
         return []
-    gives_away = _follows if dataset.classes else _correlates
+    gives_away = follows if dataset.classes else correlates
     used = [column.name for column in dataset.columns if column.role.is_used]
     return [name for name in used if gives_away(dataset.frame[name], dataset.labels)]
 
 
-def _follows(values: pl.Series, labels: np.ndarray) -> bool:
+def follows(values: pl.Series, labels: np.ndarray) -> bool:
     """Whether every value of the column comes with one class only."""
     if values.n_unique() * ROWS_A_VALUE > len(values):
         return False
@@ -28,7 +28,7 @@ def _follows(values: pl.Series, labels: np.ndarray) -> bool:
     return classes["class"].max() == 1
 
 
-def _correlates(values: pl.Series, labels: np.ndarray) -> bool:
+def correlates(values: pl.Series, labels: np.ndarray) -> bool:
     """Whether the target is the column times a constant plus a constant."""
     if values.dtype != pl.Float64 or values.null_count() or values.n_unique() < 2:
         return False

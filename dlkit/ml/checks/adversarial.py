@@ -182,7 +182,7 @@ def _out_of_bag(draw: int, x: np.ndarray, is_valid: np.ndarray, seed: int) -> fl
     """
     side = is_valid if draw < 0 else np.random.default_rng([seed, draw]).permutation(is_valid)
     forest = RandomForestClassifier(
-        50, min_samples_leaf=3, bootstrap=True, oob_score=_rank_of, class_weight="balanced",
+        50, min_samples_leaf=3, bootstrap=True, oob_score=_rank_of, 
         random_state=seed,
     )  # fmt: skip
     forest.fit(x, side)
@@ -197,7 +197,7 @@ def _rank_of(truth: np.ndarray, predicted: np.ndarray) -> float:
 
 
 def _permute_groups(matrix: Matrix, is_valid: np.ndarray, engine: Engine, units: np.ndarray, seed: int) -> float:
-    """Whole groups change sides: rows of one group know each other, so that rows alone may not (ANCHORS: 97 % wrong)."""
+    """Whole groups change sides: the rows of one know each other (permuting rows is wrong 97 % of the time)."""
     kept = thin(units, seed, PERMUTED_ROWS)
     number = np.unique(units[kept], return_inverse=True)[1]
     side_of_unit = np.zeros(number.max() + 1, bool)

@@ -116,9 +116,9 @@ def alone(matrix: Matrix, is_valid: np.ndarray, column: int, units: np.ndarray |
     x, scores = matrix.x[:, [column]], np.empty(len(is_valid))
     leaf = max(5, len(is_valid) // 200)
     for train, held_out in folds_of(is_valid, units, seed):
-        tree = DecisionTreeClassifier(
-            max_leaf_nodes=24, min_samples_leaf=leaf, class_weight="balanced", random_state=seed
-        ).fit(x[train], is_valid[train])
+        tree = DecisionTreeClassifier(max_leaf_nodes=24, min_samples_leaf=leaf, random_state=seed).fit(
+            x[train], is_valid[train]
+        )
         scores[held_out] = tree.predict_proba(x[held_out])[:, 1]
     return auc(is_valid, scores)
 

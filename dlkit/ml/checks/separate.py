@@ -35,19 +35,15 @@ def choose(rows: int) -> Model:
 
 
 def build(model: Model, is_category: np.ndarray, seed: int, trees: int = 100) -> Any:
-    """An unfitted classifier. Weights are balanced: with sides of 1:100 a plain one calls every row train."""
+    """An unfitted classifier of binary labels, with scikit-learn's settings but for what is said here."""
     if model == "forest":
-        return RandomForestClassifier(
-            trees, min_samples_leaf=3, max_features="sqrt", class_weight="balanced", random_state=seed
-        )
+        return RandomForestClassifier(trees, min_samples_leaf=3, max_features="sqrt", random_state=seed)
     if model == "boosting":
-        return HistGradientBoostingClassifier(
-            max_iter=trees, categorical_features=is_category, class_weight="balanced", random_state=seed
-        )
+        return HistGradientBoostingClassifier(max_iter=trees, categorical_features=is_category, random_state=seed)
     numbers = make_pipeline(SimpleImputer(add_indicator=True, keep_empty_features=True), StandardScaler())
     names = OneHotEncoder(max_categories=20, handle_unknown="infrequent_if_exist")
     columns = make_column_transformer((numbers, np.flatnonzero(~is_category)), (names, np.flatnonzero(is_category)))
-    return make_pipeline(columns, LogisticRegression(class_weight="balanced", max_iter=1000))
+    return make_pipeline(columns, LogisticRegression(max_iter=1000))
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,14 +9,16 @@ import polars as pl
 
 from dlkit.core.errors import DlkitError, bad_data
 from dlkit.core.reading import TARGET_NAMES, Reading, check_column, listed
+from dlkit.core.splitting import Splitting
 from dlkit.data import Column, Role, Rows, read
 from dlkit.data.dataset import Place
-from dlkit.data.infer import Inference, as_text
-from dlkit.data.roles import describe
+from dlkit.data.infer import Inference, as_text, is_whole
+from dlkit.data.roles import LOOKS_LIKE_ID, describe
+from dlkit.data.split import hold_out
 from dlkit.data.target import Target, read_target
 
-TRAIN_WORDS = ("train", "training", "tr", "0", "false")
-VALID_WORDS = ("valid", "val", "validation", "dev", "eval", "holdout", "1", "true", "test", "te")
+# A column named as an id, with more values than this, is one though they repeat: customer_id.
+FEWEST_IDS = 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,7 +94,7 @@ def open_sides(
             raise DlkitError("stdin can be one side only", "give the other as a file")
         first, second = read(train, plain), read(valid, plain)
     else:
-        first, second = _halves(read(train, plain), split)
+        first, second = _halves(read(train, Splitting(split=split).reading(plain)), split)
     for side, rows in (("train", first), ("valid", second)):
         if not rows.rows:
             raise bad_data(f"{rows.source}: the {side} side has no rows")
@@ -104,34 +106,17 @@ def open_sides(
 
 
 def _halves(rows: Rows, split: str | None) -> tuple[Rows, Rows]:
-    """One source in two."""
-    if split is not None:
-        if rows.frame is None or rows.arrays is not None:
-            raise DlkitError("--split is for tables with named columns")
-        check_column(rows.source, "split", split, rows.frame.columns)
-        side = _sides_of(rows.source, as_text(rows.frame[split]))
-        kept = tuple(column for column in rows.columns if column.name != split)
-        rows = replace(rows, frame=rows.frame.drop(split), columns=kept)
-    elif rows.fixed_split is not None:
-        side = rows.fixed_split.astype(np.int8)
-    else:
+    """One source in two; rows for a test beside those for validation are left out."""
+    if split is None and rows.fixed_split is None:
         message = f"{rows.source}: one source, and nothing says which rows are for validation"
         raise DlkitError(message, "give TRAIN and VALID, or name the column that says it: --split COLUMN")
-    return rows.take(np.flatnonzero(side == 0)), rows.take(np.flatnonzero(side == 1))
-
-
-def _sides_of(source: str, values: pl.Series) -> np.ndarray:
-    """N int8: 0 train, 1 valid, 2 neither (test rows beside valid ones, blank cells)."""
-    words = values.str.strip_chars().str.to_lowercase()
-    found = set(words.drop_nulls())
-    strange = found - {*TRAIN_WORDS, *VALID_WORDS}
-    if strange or not found & {*TRAIN_WORDS} or not found & {*VALID_WORDS}:
-        held = ", ".join(repr(word) for word in sorted(strange or found)[:5])
-        raise DlkitError(f"--split: {source}: column {values.name!r} holds {held}", "words such as train and valid")
-    tested = {"test", "te"} if found & {*VALID_WORDS} - {"test", "te"} else set()
-    valid = words.is_in(sorted({*VALID_WORDS} - tested)).fill_null(False).to_numpy()
-    train = words.is_in(TRAIN_WORDS).fill_null(False).to_numpy()
-    return np.where(train, 0, np.where(valid, 1, 2)).astype(np.int8)
+    parts = hold_out(rows, Splitting(split=split))
+    if split is not None and rows.frame is not None:
+        kept = tuple(column for column in rows.columns if column.name != split)
+        rows = replace(rows, frame=rows.frame.drop(split), columns=kept)
+    if len(parts.test):
+        rows = replace(rows, notes=(*rows.notes, f"{len(parts.test):,} rows for a test are left out"))
+    return rows.take(parts.train), rows.take(parts.valid)
 
 
 def _pool(train: Rows, valid: Rows, reading: Reading) -> Sides:
@@ -174,11 +159,16 @@ def together(train: pl.Series, valid: pl.Series) -> pl.Series:
 
 
 def _describe(values: pl.Series, train: Rows, valid: Rows, reading: Reading) -> Column:
-    """The role of a column of both sides. Row numbers that start anew in the second file are still ids."""
-    column = describe(values, reading.role(values.name))
-    alone = {role for rows in (train, valid) for name, role in _roles(rows) if name == values.name}
-    is_number = values.dtype == pl.Float64 and column.role == Role.NUMERIC
-    return replace(column, role=Role.ID) if is_number and Role.ID in alone else column
+    """The role of a column of both sides. Ids are ids where they repeat, and where a second file counts anew."""
+    said = reading.role(values.name)
+    column = describe(values, said)
+    if said is not None or column.role not in (Role.NUMERIC, Role.CATEGORICAL) or values.dtype == pl.Datetime:
+        return column
+    alone = [role for rows in (train, valid) for name, role in _roles(rows) if name == values.name]
+    counts_anew = column.role == Role.NUMERIC and Role.ID in alone
+    is_named = bool(LOOKS_LIKE_ID.search(values.name)) and column.distinct > FEWEST_IDS
+    whole = values.dtype == pl.String or is_whole(values.drop_nulls())
+    return replace(column, role=Role.ID) if counts_anew or (is_named and whole) else column
 
 
 def _roles(rows: Rows) -> list[tuple[str, Role]]:
