@@ -11,7 +11,7 @@ from dlkit.data.metrics import auc
 from dlkit.ml.checks import importance
 from dlkit.ml.checks.finding import Finding, skip
 from dlkit.ml.checks.importance import Telling
-from dlkit.ml.checks.matrix import Matrix, encode
+from dlkit.ml.checks.matrix import Matrix
 from dlkit.ml.checks.separate import (
     Model,
     Separation,
@@ -76,7 +76,7 @@ def check(sides: Sides, settings: Settings, engine: Engine, units: np.ndarray | 
     """units: N int64, where groups are given. is_later: the user said that it is a split by time, and it is one."""
     apart = _apart(sides)
     rows = sample(sides.is_valid, settings.seed)
-    matrix = encode(sides.frame[rows], sides.features, sides.roles)
+    matrix = sides.encoding(sides.frame[rows])
     varying = [i for i in range(len(matrix.names)) if not _is_constant(matrix.x[:, i])]
     if not varying:
         why = "no column that varies, beside ids, dates and what options take out, to tell the sides apart by"
@@ -182,7 +182,7 @@ def _out_of_bag(draw: int, x: np.ndarray, is_valid: np.ndarray, seed: int) -> fl
     """
     side = is_valid if draw < 0 else np.random.default_rng([seed, draw]).permutation(is_valid)
     forest = RandomForestClassifier(
-        50, min_samples_leaf=3, bootstrap=True, oob_score=_rank_of, 
+        50, min_samples_leaf=3, bootstrap=True, oob_score=_rank_of,
         random_state=seed,
     )  # fmt: skip
     forest.fit(x, side)
@@ -202,7 +202,7 @@ def _permute_groups(matrix: Matrix, is_valid: np.ndarray, engine: Engine, units:
     number = np.unique(units[kept], return_inverse=True)[1]
     side_of_unit = np.zeros(number.max() + 1, bool)
     side_of_unit[number] = is_valid[kept]
-    shared = (Matrix(matrix.x[kept], matrix.names, matrix.is_category), number, side_of_unit, seed)
+    shared = (matrix.rows(kept), number, side_of_unit, seed)
     observed = _grouped(-1, *shared)
     return permutation_p(observed, lambda jobs: list(engine.map(_grouped, jobs, *shared)), BATCH)[0]
 

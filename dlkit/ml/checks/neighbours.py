@@ -5,7 +5,7 @@ from scipy import stats
 from sklearn.neighbors import NearestNeighbors
 
 from dlkit.ml.checks.finding import Finding, percent, skip
-from dlkit.ml.checks.matrix import Matrix, encode
+from dlkit.ml.checks.matrix import Matrix
 from dlkit.ml.checks.sides import Sides
 
 THRESHOLD, NEAR = 0.05, 0.01
@@ -16,10 +16,10 @@ FEWEST = 30
 MOST_CATEGORIES = 16
 
 
-def check_near_duplicates(sides: Sides, matrix: Matrix | None = None, seed: int = 0) -> Finding:
-    """matrix: N×D of features of images; a table's own columns where none is given."""
+def check_near_duplicates(sides: Sides, seed: int = 0) -> Finding:
+    """The lower tail of the distances from valid to train against that within train."""
     train, valid = np.flatnonzero(~sides.is_valid), np.flatnonzero(sides.is_valid)
-    if matrix is None and not sides.features:
+    if not sides.features:
         return skip("near_duplicates", "no column to measure distances by, beside ids and dates")
     if min(len(train), len(valid)) < FEWEST:
         return skip("near_duplicates", f"too few rows to tell: it needs {FEWEST} a side")
@@ -28,11 +28,7 @@ def check_near_duplicates(sides: Sides, matrix: Matrix | None = None, seed: int 
         _some(rows, most, rng) for rows, most in ((train, MOST_KNOWN), (valid, MOST_ASKED), (train, MOST_ASKED))
     )
     rows = np.concatenate([known, asked, own])
-    if matrix is None:
-        matrix = encode(sides.frame[rows], sides.features, sides.roles)
-    else:
-        matrix = Matrix(matrix.x[rows], matrix.names, matrix.is_category)
-    space = _space(matrix)
+    space = _space(sides.encoding(sides.frame[rows]))
     parts = np.split(space, [len(known), len(known) + len(asked)])
     index = NearestNeighbors(n_neighbors=2).fit(parts[0])
     across = index.kneighbors(parts[1], n_neighbors=1)[0][:, 0]

@@ -16,6 +16,7 @@ from dlkit.data.infer import Inference, as_text, is_whole
 from dlkit.data.roles import LOOKS_LIKE_ID, describe
 from dlkit.data.split import hold_out
 from dlkit.data.target import Target, read_target
+from dlkit.ml.checks.matrix import Encoding
 
 # A column named as an id, with more values than this, is one though they repeat: customer_id.
 FEWEST_IDS = 20
@@ -64,6 +65,11 @@ class Sides:
     def features(self) -> list[str]:
         """What the classifier may see. Dates and ids separate any two sides: they are judged apart."""
         return self.named(Role.NUMERIC, Role.CATEGORICAL, Role.TEXT)
+
+    @cached_property
+    def encoding(self) -> Encoding:
+        """How the features become numbers."""
+        return Encoding.fit(self.frame, self.features, self.roles)
 
     @cached_property
     def labels(self) -> np.ndarray:

@@ -56,16 +56,13 @@ def _unasked(sides: Sides) -> Finding:
         _, share, _ = _shared(sides, name)
         looked.append(name)
         (torn if share > 0 else whole).append((share, name))
-    kept = (
-        f"the split keeps {listed(name for _, name in whole)} whole: judge it so with --group {whole[0][1]}"
-        if whole
-        else ""
-    )
+    names = [name for _, name in whole]
+    kept = f"the split keeps {listed(names)} whole: judge it so with --group {names[0]}" if whole else ""
     if torn:
         share, name = max(torn)
         rows = sides.rows / max(sides.frame[name].n_unique(), 1)
         detail = (
-            f"{name!r} looks like a group ({rows:.1f} rows a value), and {percent(share)} of valid has a value of train's; "
+            f"{name!r} looks like a group ({rows:.1f} rows a value), and {percent(share)} of valid share one with train; "
             f"if its rows belong together: dlkit split --group {name}, and --group {name} here"
         )
         return Finding("groups", "warn", "; ".join(filter(None, [detail, kept])), share, 0.0)

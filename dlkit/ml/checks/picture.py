@@ -1,0 +1,103 @@
+"""What the checks saw, as a picture: the ROC curve, the columns that tell, how the worst of them are distributed."""
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from dlkit.core.console import safe
+from dlkit.core.errors import DlkitError, ExitCode
+from dlkit.core.io import write_atomic
+from dlkit.data import Role
+from dlkit.ml.checks.adversarial import Adversarial
+from dlkit.ml.checks.drift import Drift, column_of
+from dlkit.ml.checks.matrix import frequent
+from dlkit.ml.checks.sides import Sides
+
+FORMATS = (".png", ".svg", ".pdf")
+MOST_BARS, MOST_COLUMNS, MOST_CATEGORIES, BINS = 8, 4, 8, 30
+TRAIN, VALID = "#4878a8", "#d1792e"
+
+
+def figure_class(path: Path) -> Any:
+    """matplotlib's Figure, which draws without a screen. Not installed: exit code 69; another suffix: 2."""
+    if path.suffix.lower() not in FORMATS:
+        raise DlkitError(f"--plot {path}: the name must end in {', '.join(FORMATS)}")
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise DlkitError("--plot needs matplotlib", "pip install 'dlkit[plot]'", ExitCode.NO_DEPENDENCY) from None
+    return Figure
+
+
+def draw(path: Path, sides: Sides, found: Adversarial, drifts: Sequence[Drift]) -> None:
+    """Write the picture of one run of the checks."""
+    names = [one.name for one in found.columns if one.name in sides.features]
+    names += [one.column for one in sorted(drifts, key=lambda one: -one.effect) if one.column not in names]
+    names = names[:MOST_COLUMNS]
+    figure = figure_class(path)(figsize=(12, 7.5), layout="constrained")
+    grid = figure.add_gridspec(2, 4)
+    _roc(figure.add_subplot(grid[0, :2]), sides, found)
+    _bars(figure.add_subplot(grid[0, 2:]), found)
+    for i, name in enumerate(names):
+        _distribution(figure.add_subplot(grid[1, i]), sides.frame[name], sides.roles[name], sides.is_valid)
+    out = io.BytesIO()
+    figure.savefig(out, format=path.suffix[1:].lower(), dpi=120)
+    write_atomic(path, out.getvalue())
+
+
+def _roc(axes: Any, sides: Sides, found: Adversarial) -> None:
+    from sklearn.metrics import roc_curve
+
+    axes.plot([0, 1], [0, 1], ":", color="grey")
+    axes.set(xlabel="share of train taken for valid", ylabel="share of valid found", xlim=(0, 1), ylim=(0, 1))
+    if found.separation is None:
+        axes.set_title("no classifier could be fitted")
+        return
+    separation = found.separation
+    false, true, _ = roc_curve(sides.is_valid[found.rows], separation.scores)
+    axes.plot(false, true, color=VALID)
+    axes.set_title(
+        f"can the sides be told apart? AUC {separation.auc:.3f} ({separation.low:.2f} to {separation.high:.2f})"
+    )
+
+
+def _bars(axes: Any, found: Adversarial) -> None:
+    told = found.tellings[:MOST_BARS][::-1]
+    axes.barh(range(len(told)), [one.importance for one in told], xerr=[min(one.error, 1) for one in told], color=TRAIN)
+    axes.set_yticks(range(len(told)), [_short(", ".join(one.names)) for one in told])
+    for label in axes.get_yticklabels():
+        label.set_parse_math(False)
+    axes.set(xlabel="AUC lost when shuffled", title="the columns that tell")
+
+
+def _distribution(axes: Any, values: pl.Series, role: Role, is_valid: np.ndarray) -> None:
+    """A histogram, or bars of the most frequent categories, as shares of each side."""
+    numbers, is_number = column_of(values, role)
+    parts = [numbers[side & ~np.isnan(numbers)] for side in (~is_valid, is_valid)]
+    if is_number:
+        low, high = np.nanquantile(numbers, [0.005, 0.995])
+        edges = np.linspace(low, high if high > low else low + 1, BINS + 1)
+        for part, colour, name in zip(parts, (TRAIN, VALID), ("train", "valid"), strict=True):
+            axes.hist(
+                part, edges, weights=np.full(len(part), 1 / max(len(part), 1)), color=colour, alpha=0.6, label=name
+            )
+    else:
+        words = frequent(values)[:MOST_CATEGORIES]
+        for k, (part, colour, name) in enumerate(zip(parts, (TRAIN, VALID), ("train", "valid"), strict=True)):
+            shares = np.bincount(part.astype(int), minlength=len(words))[: len(words)] / max(len(part), 1)
+            axes.barh(np.arange(len(words)) + 0.4 * k, shares, 0.4, color=colour, label=name)
+        axes.set_yticks(np.arange(len(words)) + 0.2, [_short(word, 14) for word in words])
+        for label in axes.get_yticklabels():
+            label.set_parse_math(False)
+        axes.invert_yaxis()
+    axes.set_title(_short(values.name), parse_math=False)
+    axes.legend(fontsize="small")
+
+
+def _short(text: str, most: int = 28) -> str:
+    text = safe(text)
+    return text if len(text) <= most else text[: most - 1] + "…"
