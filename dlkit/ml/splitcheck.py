@@ -13,7 +13,7 @@ from dlkit.ml.checks import ablation as ablations
 from dlkit.ml.checks import adversarial, drift, duplicates, images, leak, neighbours, picture, schema, together, weights
 from dlkit.ml.checks.adversarial import Adversarial, Settings
 from dlkit.ml.checks.drift import Drift
-from dlkit.ml.checks.finding import CHECKS, Finding, skip
+from dlkit.ml.checks.finding import CHECKS, Finding
 from dlkit.ml.checks.images import Embed
 from dlkit.ml.checks.sides import Sides, open_sides
 from dlkit.ml.checks.units import units_of
@@ -106,8 +106,8 @@ def examine(
 
         for finding in (schema.check_schema(sides), schema.check_labels(sides), *_copies(sides, seen, settings.seed)):
             take(finding)
-        take(together.check_groups(sides) if sides.frame.width else skip("groups", "images have no columns"))
-        take(together.check_time(sides) if sides.frame.width else skip("time", "images have no columns"))
+        take(together.check_groups(sides))
+        take(together.check_time(sides))
         take(leak.check_target_leak(sides, settings.seed))
         drifted, drifts = drift.check_drift(seen, units, later, settings.seed)
         take(drifted)

@@ -9,7 +9,7 @@ from sklearn.ensemble import RandomForestClassifier
 from dlkit.data import Role
 from dlkit.data.metrics import auc
 from dlkit.ml.checks import importance
-from dlkit.ml.checks.finding import Finding, skip
+from dlkit.ml.checks.finding import Finding, chance, skip
 from dlkit.ml.checks.importance import Telling
 from dlkit.ml.checks.matrix import Matrix
 from dlkit.ml.checks.separate import (
@@ -30,7 +30,9 @@ CHECK = "adversarial"
 FEWEST_ROWS, FEWEST_UNITS = 50, 5
 SIGNIFICANT, PLAIN = 0.05, 0.001
 PERMUTED_TREES, PERMUTED_ROWS = 30, 3000
-BATCH = 20
+BATCH = 10
+# Of more rows the corrected interval says as much as refitting the forest would.
+MOST_REFITTED = 2000
 MOST_COLUMNS = 10
 APART = 0.9
 """An id or a date with this AUC of its own is said to separate the sides."""
@@ -56,7 +58,8 @@ class ColumnReport:
     cluster: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        return f"`{self.name}` alone separates the sides: AUC {self.auc:.2f}; {self.sentence}"
+        says = "alone separates the sides" if self.auc > APART else "alone"
+        return f"`{self.name}` {says}: AUC {self.auc:.2f}; {self.sentence}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,12 +96,12 @@ def check(sides: Sides, settings: Settings, engine: Engine, units: np.ndarray | 
     separation = separate(matrix, is_valid, engine, model, units, settings.seed)
     p = p_value(matrix, is_valid, separation, engine, units, settings.seed)
     tellings = tuple(importance.importances(matrix, is_valid, separation.folds, settings.seed))
-    told = _report(sides, rows, matrix, is_valid, units, tellings, settings.seed) if separation.auc > 0.5 else ()
-    columns = tuple(sorted((*apart, *told), key=lambda one: (one.importance is not None, 0)))
+    told = _report(sides, rows, matrix, is_valid, units, tellings, settings.seed) if p <= SIGNIFICANT else ()
+    columns = (*apart, *told)
     is_few = fewest < (FEWEST_ROWS if units is None else FEWEST_UNITS)
     finding = verdict(separation, p, settings.threshold, is_few, is_later)
     said = _describe(sides, rows, matrix, separation, p, units)
-    detail = _and_apart(f"{said}: {finding.detail}", (*told[:2], *apart))
+    detail = _and_apart(f"{said}: {finding.detail}", (*told[:2], *apart[:2]))
     return Adversarial(
         Finding(CHECK, finding.verdict, detail, separation.auc, settings.threshold),
         rows, separation, matrix, p, tellings, columns,
@@ -133,19 +136,18 @@ def _describe(
     sides: Sides, rows: np.ndarray, matrix: Matrix, separation: Separation, p: float, units: np.ndarray | None
 ) -> str:
     """What was looked at: the model, the rows, the interval."""
-    chance = "p < 0.001" if p < PLAIN else f"p = {p:.2g}"
     valid = int(sides.is_valid[rows].sum())
     sampled = f" (drawn from {sides.rows:,})" if len(rows) < sides.rows else ""
     grouped = "" if units is None else ", whole groups"
     return (
-        f"AUC {separation.auc:.3f} ({separation.low:.2f} to {separation.high:.2f}), {chance}; {separation.model}, "
+        f"AUC {separation.auc:.3f} ({separation.low:.2f} to {separation.high:.2f}), {chance(p)}; {separation.model}, "
         f"{len(separation.folds)} folds{grouped}, {len(rows) - valid:,} + {valid:,} rows{sampled}, "
         f"{len(matrix.names)} column{'s' * (len(matrix.names) > 1)}"
     )
 
 
 def _and_apart(said: str, columns: Sequence[ColumnReport]) -> str:
-    return "; ".join([said, *map(str, columns[:3])])
+    return "; ".join([said, *map(str, columns)])
 
 
 # --- the p-value -----------------------------------------------------------------------------------------------------
@@ -159,13 +161,13 @@ def p_value(
     units: np.ndarray | None,
     seed: int,
 ) -> float:
-    """One-sided. Groups: whole groups change sides. A forest's rows: rows do. Else the corrected interval says."""
+    """One-sided. Groups: whole groups change sides. Few rows: rows do. Else the corrected interval says."""
     if units is not None:
         train, valid = sides_of(units, is_valid)
         if len(np.intersect1d(train, valid)):
             return normal_p(separation)  # groups on both sides cannot change sides; the check of groups fails
         return _permute_groups(matrix, is_valid, engine, units, seed)
-    if separation.model != "forest":
+    if separation.model != "forest" or len(is_valid) > MOST_REFITTED:
         return normal_p(separation)
     plain = hold_out_p(is_valid, separation)
     if plain < PLAIN:
@@ -233,7 +235,7 @@ def _report(
             area = importance.alone(matrix, is_valid, matrix.names.index(name), units, seed)
             said = importance.sentence(frame[name], sides.roles[name], is_valid)
             members.append(ColumnReport(name, area, telling.importance, said, telling.names))
-        found += sorted(members, key=lambda one: -one.auc)
+        found += sorted((one for one in members if one.auc > 0.5), key=lambda one: -one.auc)
         if len(found) >= MOST_COLUMNS:
             break
     return tuple(found[:MOST_COLUMNS])

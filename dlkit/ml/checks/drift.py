@@ -12,7 +12,7 @@ from scipy import stats
 
 from dlkit.data import Role
 from dlkit.data.infer import as_text
-from dlkit.ml.checks.finding import Finding, Verdict, skip
+from dlkit.ml.checks.finding import Finding, Verdict, chance, skip
 from dlkit.ml.checks.matrix import codes, floats
 from dlkit.ml.checks.sides import Sides
 from dlkit.ml.checks.units import sample
@@ -47,7 +47,7 @@ class Drift:
     def __str__(self) -> str:
         kind = "KS" if self.is_number else "shares"
         beside = f"Wasserstein {self.wasserstein:.2g} sd" if self.wasserstein is not None else f"PSI {self.psi:.2g}"
-        return f"{self.column!r} ({kind} {self.effect:.2f}, {beside}, p {self.adjusted:.2g})"
+        return f"{self.column!r} ({kind} {self.effect:.2f}, {beside}, {chance(self.adjusted)})"
 
 
 def numeric(name: str, train: np.ndarray, valid: np.ndarray) -> Drift:
@@ -192,11 +192,11 @@ def _judge(check: str, found: Sequence[Drift], is_later: bool) -> Finding:
     bad = [one for one in ranked if one.adjusted < SURE and one.effect > LARGE]
     odd = [one for one in ranked if one.adjusted < LIKELY and one.effect > SMALL]
     most = (bad or odd or ranked)[0]
-    named = ", ".join(map(str, (bad or odd or ranked)[:3]))
-    every = f"{len(found)} column{'s' * (len(found) > 1)}"
+    named = ", ".join(map(str, (bad or odd)[:3])) or str(most)
+    every = f"{len(found)} columns compared" if len(found) > 1 else "compared"
     if not odd:
         return Finding(check, "pass", f"{every}, the largest difference {named}", most.effect, LARGE)
     verdict: Verdict = "fail" if bad and not is_later else "warn"
     count = len(bad or odd)
-    said = f"{count} of {every} differ{'s' * (count == 1)}: {named}"
+    said = f"{count} of {len(found)} columns differ: {named}" if len(found) > 1 else f"differs: {named}"
     return Finding(check, verdict, f"{said}{' and more' if count > 3 else ''}", most.effect, LARGE)

@@ -36,6 +36,11 @@ def listed(names: Iterable[object], most: int = 3) -> str:
     return ", ".join(shown[:most]) + (f" and {rest:,} more" if rest > 0 else "")
 
 
+def chance(p: float) -> str:
+    """A p-value: p = 0.013, p < 0.001."""
+    return "p < 0.001" if p < 0.001 else f"p = {p:.2g}"
+
+
 def percent(share: float) -> str:
     """A share as a person reads it: 12 %, 3.4 %, 0.02 %."""
     return f"{100 * share:.0f} %" if share == 0 or share >= 0.095 else f"{100 * share:.2g} %"

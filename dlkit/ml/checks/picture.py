@@ -39,11 +39,12 @@ def draw(path: Path, sides: Sides, found: Adversarial, drifts: Sequence[Drift]) 
     names += [one.column for one in sorted(drifts, key=lambda one: -one.effect) if one.column not in names]
     names = names[:MOST_COLUMNS]
     figure = figure_class(path)(figsize=(12, 7.5), layout="constrained")
-    grid = figure.add_gridspec(2, 4)
-    _roc(figure.add_subplot(grid[0, :2]), sides, found)
-    _bars(figure.add_subplot(grid[0, 2:]), found)
-    for i, name in enumerate(names):
-        _distribution(figure.add_subplot(grid[1, i]), sides.frame[name], sides.roles[name], sides.is_valid)
+    above, below = figure.subfigures(2, 1)
+    roc, bars = above.subplots(1, 2)
+    _roc(roc, sides, found)
+    _bars(bars, found)
+    for axes, name in zip(below.subplots(1, max(len(names), 1), squeeze=False)[0], names, strict=False):
+        _distribution(axes, sides.frame[name], sides.roles[name], sides.is_valid)
     out = io.BytesIO()
     figure.savefig(out, format=path.suffix[1:].lower(), dpi=120)
     write_atomic(path, out.getvalue())
@@ -95,6 +96,7 @@ def _distribution(axes: Any, values: pl.Series, role: Role, is_valid: np.ndarray
             label.set_parse_math(False)
         axes.invert_yaxis()
     axes.set_title(_short(values.name), parse_math=False)
+    axes.locator_params(axis="x", nbins=4)
     axes.legend(fontsize="small")
 
 

@@ -157,24 +157,26 @@ def hold_out_p(is_valid: np.ndarray, separation: Separation) -> float:
 def normal_p(separation: Separation) -> float:
     """One-sided p-value of the corrected interval, which is what many rows need."""
     if separation.error == 0:
-        return 1.0 if separation.auc <= 0.5 else 0.0
-    return float(stats.norm.sf((separation.auc - 0.5) / separation.error))
+        return 1.0 if separation.auc <= 0.5 else float(np.finfo(float).eps)
+    return max(float(stats.norm.sf((separation.auc - 0.5) / separation.error)), float(np.finfo(float).eps))
 
 
-MOST_DRAWS, EXCEEDANCES, CLEAR_DRAWS, CLEAR_SIGMAS = 199, 10, 59, 6.0
+MOST_DRAWS, EXCEEDANCES = 199, 10
+# Where p will be far below 0.05, it need not be known to the last digit.
+CLEAR_DRAWS, CLEAR_EXCEEDANCES = 99, 1
 
 
 def permutation_p(observed: float, draw: Callable[[range], list[float]], batch: int) -> tuple[float, int]:
     """(p-value, draws) of a test that stops early: at ten draws as large as the observed value (Besag & Clifford 1991),
-    or where after 59 draws without one it lies six deviations beyond them all."""
+    or after 99 draws of which one was at most; else after 199."""
     seen: list[float] = []
     while len(seen) < MOST_DRAWS:
-        seen += draw(range(len(seen), min(len(seen) + batch, MOST_DRAWS)))
+        stop = CLEAR_DRAWS if len(seen) < CLEAR_DRAWS else MOST_DRAWS
+        seen += draw(range(len(seen), min(len(seen) + batch, stop)))
         as_large = np.flatnonzero(np.array(seen) >= observed)
         if len(as_large) >= EXCEEDANCES:
             stop = int(as_large[EXCEEDANCES - 1]) + 1
             return EXCEEDANCES / stop, stop
-        far = observed > np.mean(seen) + CLEAR_SIGMAS * np.std(seen)
-        if len(seen) >= CLEAR_DRAWS and not len(as_large) and far:
+        if len(seen) >= CLEAR_DRAWS and len(as_large) <= CLEAR_EXCEEDANCES:
             break
     return (int((np.array(seen) >= observed).sum()) + 1) / (len(seen) + 1), len(seen)

@@ -92,15 +92,15 @@ def open_sides(
 
     Raises DlkitError: bad data 65, no such input 66, an argument that does not fit 2.
     """
+    if valid is not None and split is not None:
+        raise DlkitError("--split is for one file that holds both sides; two were given")
+    if train == valid == "-":
+        raise DlkitError("stdin can be one side only", "give the other as a file")
     plain = replace(reading, target=None)  # a side without the target is no error here
-    if valid is not None:
-        if split is not None:
-            raise DlkitError("--split is for one file that holds both sides; two were given")
-        if train == valid == "-":
-            raise DlkitError("stdin can be one side only", "give the other as a file")
-        first, second = read(train, plain), read(valid, plain)
-    else:
-        first, second = _halves(read(train, Splitting(split=split).reading(plain)), split)
+    first = read(train, Splitting(split=split).reading(plain))
+    if reading.target is not None:
+        check_column(first.source, "target", reading.target, [] if first.frame is None else first.frame.columns)
+    first, second = _halves(first, split) if valid is None else (first, read(valid, plain))
     for side, rows in (("train", first), ("valid", second)):
         if not rows.rows:
             raise bad_data(f"{rows.source}: the {side} side has no rows")
@@ -184,13 +184,8 @@ def _roles(rows: Rows) -> list[tuple[str, Role]]:
 def _with_target(sides: Sides, reading: Reading) -> Sides:
     """The target typed on both sides together, where both have one."""
     here = [] if sides.train.frame is None else sides.train.frame.columns
-    name = reading.target
-    if name is not None:
-        check_column(sides.train.source, "target", name, here)
-    elif sides.arrays is not None:
-        name = here[0] if here else None
-    else:
-        name = next((word for word in TARGET_NAMES if word in here), None)
+    guesses = TARGET_NAMES if sides.arrays is None else here
+    name = reading.target or next((word for word in guesses if word in here), None)
     if name is None:
         return sides
     notes = sides.notes

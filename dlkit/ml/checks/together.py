@@ -9,13 +9,14 @@ from dlkit.core.errors import bad_data
 from dlkit.data import Role
 from dlkit.data.infer import as_text, is_whole
 from dlkit.data.roles import LOOKS_LIKE_ID
-from dlkit.ml.checks.finding import Finding, listed, percent
+from dlkit.ml.checks.finding import Finding, listed, percent, skip
 from dlkit.ml.checks.importance import rank_auc, shown
 from dlkit.ml.checks.sides import Sides
 
+NO_COLUMNS = "images have no columns to look at"
 GROUP_WORDS = re.compile(
     r"(^|[^a-z])(user|patient|customer|client|subject|person|session|group|household|family|player|author|speaker|"
-    r"account|device|doc|document|video|scene|recording|site|hospital|machine)s?(_?(name|no|nr|number|code))?$",
+    r"account|device|doc|document|video|scene|recording|site|hospital|machine)(_?(name|no|nr|number|code))?$",
     re.IGNORECASE,
 )
 TIME_WORDS = re.compile(r"(^|[^a-z])(year|timestamp|epoch|unix_?time|date|time)$", re.IGNORECASE)
@@ -27,6 +28,8 @@ DECIDED, MOST_LOOKED_AT = 2, 5
 
 def check_groups(sides: Sides) -> Finding:
     """Groups on both sides; without --group the columns that look like groups."""
+    if sides.arrays is not None:
+        return skip("groups", NO_COLUMNS)
     if not sides.groups:
         return _unasked(sides)
     said, worst = [], 0.0
@@ -62,8 +65,8 @@ def _unasked(sides: Sides) -> Finding:
         share, name = max(torn)
         rows = sides.rows / max(sides.frame[name].n_unique(), 1)
         detail = (
-            f"{name!r} looks like a group ({rows:.1f} rows a value), and {percent(share)} of valid share one with train; "
-            f"if its rows belong together: dlkit split --group {name}, and --group {name} here"
+            f"{name!r} looks like a group ({rows:.1f} rows a value), and {percent(share)} of valid share one;"
+            f" if its rows belong together: dlkit split --group {name}, and --group {name} here"
         )
         return Finding("groups", "warn", "; ".join(filter(None, [detail, kept])), share, 0.0)
     if whole:
@@ -114,6 +117,8 @@ def is_later(sides: Sides) -> bool:
 
 def check_time(sides: Sides) -> Finding:
     """Validation not later than train; without --time the columns that look like time."""
+    if sides.arrays is not None:
+        return skip("time", NO_COLUMNS)
     if sides.time is None:
         return _unasked_time(sides)
     share, said = _early(sides, sides.time)
