@@ -75,12 +75,13 @@ def separate(
     units: np.ndarray | None = None,
     seed: int = 0,
     trees: int = 100,
+    most_folds: int = FOLDS,
 ) -> Separation:
     """Cross-validate a classifier of the sides.
 
     units  N int64: rows of one unit (a group) are in one fold, and count as one observation in the interval
     """
-    splits = folds_of(is_valid, units, seed)
+    splits = folds_of(is_valid, units, seed, most_folds)
     jobs = [(train, held_out, seed + k) for k, (train, held_out) in enumerate(splits)]
     fits = engine.map(_fit, jobs, matrix.x, is_valid, model, matrix.is_category, trees)
     scores, folds = np.empty(len(is_valid)), []
@@ -106,20 +107,22 @@ def _fit(
     return classifier, classifier.predict_proba(x[held_out])[:, 1]
 
 
-def folds_of(is_valid: np.ndarray, units: np.ndarray | None, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """(fitted rows, held-out rows) of each fold: as many as FOLDS, or as the smaller side has rows or units.
+def folds_of(
+    is_valid: np.ndarray, units: np.ndarray | None, seed: int, most: int = FOLDS
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """(fitted rows, held-out rows) of each fold: as many as `most`, or as the smaller side has rows or units.
 
     Units, not rows, are dealt out evenly; one on both sides counts for the side where it has more rows.
     """
     if units is None:
-        return _stratified(is_valid, seed)
+        return _stratified(is_valid, seed, most)
     number = np.unique(units, return_inverse=True)[1]
     side = np.bincount(number, is_valid) * 2 > np.bincount(number)
-    return [tuple(np.flatnonzero(np.isin(number, part)) for part in fold) for fold in _stratified(side, seed)]
+    return [tuple(np.flatnonzero(np.isin(number, part)) for part in fold) for fold in _stratified(side, seed, most)]
 
 
-def _stratified(sides: np.ndarray, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    count = min(FOLDS, int(min(sides.sum(), (~sides).sum())))
+def _stratified(sides: np.ndarray, seed: int, most: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    count = min(most, int(min(sides.sum(), (~sides).sum())))
     return list(StratifiedKFold(count, shuffle=True, random_state=seed).split(sides, sides))
 
 

@@ -99,7 +99,7 @@ def _decided(sides: Sides, name: str) -> list[str]:
     groups = rows[name].n_unique()
     others = [
         c.name for c in sides.columns
-        if c.name != name and c.role in (Role.NUMERIC, Role.CATEGORICAL) and 2 < c.distinct < groups
+        if c.name != name and c.role in (Role.NUMERIC, Role.CATEGORICAL) and 1 < c.distinct < groups
     ]  # fmt: skip
     if 2 * groups > rows.height or not others:
         return []
