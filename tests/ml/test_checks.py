@@ -35,8 +35,8 @@ def assert_found(finding, verdict: str, *words: str) -> None:
         assert word in finding.detail, finding
 
 
-def adversarial(sides, units=None, later=False):
-    return told_apart(sides, Settings(), Engine(1), units, later)
+def adversarial(sides, units=None, later=False, model=None):
+    return told_apart(sides, Settings(model=model), Engine(1), units, later)
 
 
 # --- schema and labels -----------------------------------------------------------------------------------------------
@@ -331,7 +331,7 @@ def test_ids_and_dates_are_judged_apart(sides):
         f.with_columns(row_id=pl.int_range(s, s + f.height))
         for f, s in ((dated(0, 300, 3), 0), (dated(300, 100, 53), 300))
     ]
-    found = adversarial(sides(*both))
+    found = adversarial(sides(*both), model="linear")
     assert_found(
         found.finding, "pass", "3 columns", "`seen` alone separates the sides: AUC 1.00; values of valid are all later"
     )
@@ -343,7 +343,7 @@ def test_ids_and_dates_are_judged_apart(sides):
 def test_a_split_by_time_is_expected_to_differ(sides):
     moved = sides(dated(0, 300, 0), dated(300, 100, 1).with_columns(pl.col("a") + 4), time="seen")
     assert together.is_later(moved)
-    assert_found(adversarial(moved, later=True).finding, "warn", "split by time")
+    assert_found(adversarial(moved, later=True, model="linear").finding, "warn", "split by time")
 
 
 def test_an_honest_split_of_groups(sides):
@@ -400,7 +400,7 @@ def test_another_camera_is_told_by_its_brightness(tmp_path):
     both = photo_sides(tmp_path, train, valid)
     seen = images.embedded(both, None)
     assert {"brightness", "contrast", "sharpness", "red", "pattern 1"} <= set(seen.features)
-    found = adversarial(seen)
+    found = adversarial(seen, model="linear")
     assert found.finding.verdict == "fail" and {"brightness", "contrast"} & {one.name for one in found.columns}
 
 
