@@ -99,6 +99,22 @@ def finished_run(tmp_path_factory):
     return folder / "run"
 
 
+@pytest.fixture(scope="session")
+def honest_table(tmp_path_factory):
+    """A table of 160 rows with nothing but chance in it, of which `side` makes train and valid."""
+    import random
+
+    draw = random.Random(3)
+    rows = [
+        f"{draw.gauss(0, 1):.4f},{draw.gauss(0, 1):.4f},{draw.choice('rgb')},{draw.choice(['no', 'yes'])},"
+        f"{'train' if i % 8 < 5 else 'valid'}"
+        for i in range(160)
+    ]
+    path = tmp_path_factory.mktemp("honest") / "honest.csv"
+    path.write_text("\n".join(["a,b,colour,y,side", *rows]) + "\n")
+    return path
+
+
 @pytest.fixture
 def shared():
     """shared(name) is a real data file; the test is skipped where it is not there."""

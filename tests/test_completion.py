@@ -34,6 +34,7 @@ def offered(tmp_path, line: str) -> list[str]:
         ("dlkit train x.csv --drop f", {"fare"}),
         ("dlkit train missing.csv --target a", set()),
         ("dlkit split x.csv --group a", {"age", "alive"}),
+        ("dlkit splitcheck x.csv y.csv --time f", {"fare"}),
         ("dlkit split x.csv --st", {"--stratify"}),
         ("dlkit split --delimiter ; y.csv --time a", {"age"}),
         ("dlkit split z.jsonl --hash ", {"age", "fare"}),

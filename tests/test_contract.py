@@ -20,8 +20,9 @@ import dlkit
 
 COMMANDS = sorted(p.stem for p in (Path(dlkit.__file__).parent / "commands").glob("[!_]*.py"))
 
-RUN, NEW = "RUN", "NEW"
-"""In a command line: the directory of a finished run of `train iris`, and the stem of a file that is not there yet."""
+RUN, NEW, HONEST = "RUN", "NEW", "HONEST"
+"""In a command line: the directory of a finished run of `train iris`, the stem of a file that is not there yet, and a
+table whose column `side` is an honest split."""
 
 QUICK = {
     "convshape": ["3x32x32", "conv:8,k3", "relu", "gap", "linear:10"],
@@ -33,6 +34,7 @@ QUICK = {
     "memory": ["7.5B", "--gpus", "64", "--zero", "2"],
     "export": [RUN, f"{NEW}.pt2"],
     "split": ["iris", "--stratify", "target", "--dry-run"],
+    "splitcheck": [HONEST, "--split", "side", "--target", "y", "--model", "linear"],
     "eval": [RUN, "iris"],
     "predict": [RUN, "iris"],
     "baseline": ["iris", "--models", "tree", "--tries", "1", "--folds", "2"],
@@ -41,7 +43,7 @@ QUICK = {
 """One quick, successful invocation of each command."""
 
 TRAINS = ["train", "lrfind"]
-READS_DATA = [*TRAINS, "split", "baseline", "cluster"]
+READS_DATA = [*TRAINS, "split", "splitcheck", "baseline", "cluster"]
 
 SUMMARY = {
     "convshape": {"input", "output", "params", "macs", "flops", "rf"},
@@ -56,6 +58,7 @@ SUMMARY = {
     "memory": {"per_gpu_bytes", "total_bytes"},
     "export": {"file", "format", "bytes", "max_difference"},
     "split": {"method", "train_rows", "valid_rows", "test_rows"},
+    "splitcheck": {"auc", "auc_low", "auc_high", "p_value", "top_features"},
     "eval": {"accuracy", "balanced_accuracy", "f1_macro", "auc", "log_loss", "brier", "rows"},
     "predict": {"rows"},
     "baseline": {"task", "metric", "best", "score", "score_se", "rows", "features", "folds", "run"},
@@ -71,6 +74,7 @@ ROW = {
     "memory": {"component", "bytes"},
     "export": {"tensor", "shape", "type", "holds", "names"},
     "split": {"split", "path", "rows"},
+    "splitcheck": {"check", "verdict", "value", "threshold", "detail"},
     "eval": {"class", "rows", "precision", "recall", "f1"},
     "predict": {"sepal length (cm)", "target", "prediction", "p_setosa", "p_versicolor", "p_virginica"},
     "baseline": {"model", "score", "score_se", "fit_seconds", "predict_seconds"},
@@ -84,8 +88,10 @@ def quick(request):
     """quick(command) is the command line of QUICK, with a run and a new file put in where it needs them."""
     names = (f"new{i}" for i in count())
 
+    made = {RUN: "finished_run", HONEST: "honest_table"}
+
     def word(text: str) -> str:
-        return str(request.getfixturevalue("finished_run")) if text == RUN else text.replace(NEW, next(names))
+        return str(request.getfixturevalue(made[text])) if text in made else text.replace(NEW, next(names))
 
     return lambda command: [command, *map(word, QUICK[command])]
 

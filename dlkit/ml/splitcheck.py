@@ -28,8 +28,6 @@ COLUMNS = (
 )
 FACTS = (
     Column("auc", "float", "AUC"),
-    Column("auc_low", "float", "from"),
-    Column("auc_high", "float", "to"),
     Column("p_value", "float", "p"),
     Column("top_features", title="the columns that tell"),
 )
