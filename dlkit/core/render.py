@@ -171,8 +171,11 @@ def _table(result: Result, command: str, version: str) -> None:
 
 
 def _whole_table(result: Result) -> Any:
+    shown = list(result.overview or result.rows)
     columns = [column for column in result.columns if column.terminal]
-    table = _grid(columns, [_cells(columns, row) for row in result.overview or result.rows])
+    if _crowded(columns, [_cells(columns, row) for row in shown]):
+        columns = [column for column in columns if not column.spare]
+    table = _grid(columns, [_cells(columns, row) for row in shown])
     if result.total is not None:
         table.add_section()
         _add(table, _cells(columns, result.total), style="bold")
@@ -218,6 +221,8 @@ def _grid(
     table = Table(box=box.SIMPLE_HEAD if header else None, show_header=header, pad_edge=True, show_edge=False)
     if not header:
         table.padding = (0, 1)
+    elif _too_wide(columns, rows):
+        table.padding = (0, 1, 0, 0)
     for i, column in enumerate(columns):
         numeric = column.kind not in ("text", "shape")
         table.add_column(
@@ -230,6 +235,22 @@ def _grid(
     for cells in rows:
         _add(table, cells)
     return table
+
+
+def _too_wide(columns: Sequence[Column], rows: list[list[str]]) -> bool:
+    """Whether something must fold: then the columns stand closer."""
+    natural = [max([len(c.heading), *(len(cells[i]) for cells in rows)]) for i, c in enumerate(columns)]
+    return sum(natural) + 3 * len(natural) > _width()
+
+
+def _crowded(columns: Sequence[Column], rows: list[list[str]]) -> bool:
+    """Whether no room is left for texts of 24 characters beside numbers that do not fold."""
+    needed = 0
+    for i, column in enumerate(columns):
+        widest = max((len(cells[i]) for cells in rows), default=0)
+        heading = max(map(len, column.heading.split()))
+        needed += 2 + max(heading, min(widest, 24) if column.kind == "text" else widest)
+    return needed > _width()
 
 
 def _readable(column: Column, index: int, rows: list[list[str]]) -> int:

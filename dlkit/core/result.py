@@ -13,7 +13,8 @@ class Column:
     """One column of rows, or one fact of a summary: its key in JSON, its heading, and how a person reads its values.
 
     `width` matters only where rows stream, because later values are not known when the first line is drawn.
-    `terminal` is False for a column that a terminal leaves out, because the facts under the table say it.
+    `terminal` is False for a column that a terminal leaves out, because the facts under the table say it; `spare` is
+    True for one that it leaves out where it is too narrow for all.
     """
 
     name: str
@@ -21,6 +22,7 @@ class Column:
     title: str | None = None
     width: int = 9
     terminal: bool = True
+    spare: bool = False
 
     @property
     def heading(self) -> str:

@@ -19,7 +19,7 @@ COLUMNS = [
     Column("params", "int"),
     Column("macs", "si", "MACs"),
     Column("rf", "shape", "receptive field"),
-    Column("jump", "shape"),
+    Column("jump", "shape", spare=True),
 ]
 FACTS = [
     Column("input", "shape"),
