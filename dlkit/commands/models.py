@@ -26,4 +26,4 @@ def command(
         ),
     ] = None,
 ) -> Result:
-    return catalogue.source(name) if name else catalogue.listing()
+    return catalogue.listing() if name is None else catalogue.source(name)

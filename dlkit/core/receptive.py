@@ -13,7 +13,7 @@ from dlkit.core.blocks import LONG, blocks, title
 from dlkit.core.errors import DlkitError, ExitCode, bad_data, nearest
 from dlkit.core.field import WHOLE, Field, Reach
 from dlkit.core.graph import Graph, Step, totals, walk
-from dlkit.core.layers import FIRST, Join, Shape
+from dlkit.core.layers import FIRST, LAST, Join, Shape
 from dlkit.core.result import Column, Result, Row
 from dlkit.core.shapes import sizes
 from dlkit.core.source import context, place
@@ -72,6 +72,12 @@ def of(net: spec.Network) -> Walk:
         place = positions.start(net.graph.nodes, net.input)
         reaches, reasons = [s.field for s in steps], [s.undefined for s in steps]
         return Walk(net.graph, net.input, place.sizes or net.input, place.layout, steps, reaches, reasons)
+    minded = next((m for node in net.graph.nodes if (m := node.layer.minds((1, 1)))), "")
+    if minded == LAST:
+        raise DlkitError(
+            "a network of sequences needs its input's shape before it",
+            "for example dlkit rf 128x64 …, T×D; 128 for tokens before an embedding",
+        )
     rank = _rank(net)
     try:
         steps, others = (walk(net.graph, (3, *(side,) * rank)) for side in SIDES)

@@ -70,7 +70,7 @@ def answer(subject: Subject, at: str | None, want: str | None, samples: int, see
     index = receptive.locate(walked, at, want)
     result = receptive.layers_up_to(walked, index)
     step = walked.steps[index]
-    if not step.layout or len(step.output) != len(step.positions) + 1:
+    if not step.layout or not step.positions or len(step.output) != len(step.positions) + 1:
         raise DlkitError(f"{step.name} has no map of positions, and so no middle one: choose another with --at")
     shape = walked.input or _input(walked, index)
     found = measure(subject, index, shape, samples, seed)

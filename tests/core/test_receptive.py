@@ -92,6 +92,8 @@ def test_want_per_axis():
         ("vgg16", {"pixel": "-1,0"}, 2, ["--pixel", "'-1,0'"]),
         ("conv:8,k3", {"pixel": "1,1"}, 2, ["--pixel", "input's shape"]),
         ("10 linear:4", {}, 2, ["vector"]),
+        ("attn:8", {}, 2, ["sequences", "shape"]),
+        ("embed:9,8 attn:2", {}, 2, ["sequences", "shape"]),
         ("adaptiveavgpool:7 conv:8,k3", {}, 2, ["adaptiveavgpool1", "input's size"]),
         ("3x2x2 relu sum(conv:3,k2,s2,p1 | ) relu", {}, 2, ["sum1", "position 12", "strides 1 and 2"]),
         ("3x9x9 sum(conv:3,k3,s2,p1 | conv:3,k1)", {}, 2, ["sum1", "strides 1 and 2", "3x5x5 and 3x9x9"]),
