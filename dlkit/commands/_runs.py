@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dlkit.core import console
-from dlkit.core.errors import DlkitError
+from dlkit.core.errors import DlkitError, ExitCode
 from dlkit.core.reading import Reading
 from dlkit.core.run import Run, open_run
 
@@ -27,15 +27,15 @@ Weights = Annotated[
     str | None,
     typer.Option(
         metavar="W1,W2,…|FILE", rich_help_panel=_ENSEMBLE, show_default="all the same",
-        help="Weights of the runs, or labelled rows that none has seen, to fit them on.",
+        help="Weights of the runs, or labelled rows to fit them on, as for --stack.",
     ),
 ]  # fmt: skip
 Stack = Annotated[
     str | None,
     typer.Option(
         metavar="FILE", rich_help_panel=_ENSEMBLE,
-        help="Labelled rows that no run has seen: a logistic (ridge) regression on the runs' predictions is fitted "
-        "on them.",
+        help="Labelled rows: a logistic (ridge) regression on the runs' predictions is fitted on them. Baselines may "
+        "have been trained on them: they are fitted again on folds.",
     ),
 ]  # fmt: skip
 Tta = Annotated[
@@ -74,35 +74,39 @@ def open_ensemble(
     if stack:
         from dlkit.ml.stack import fit
 
-        return replace(whole, combine=fit(*_known(whole, stack, reading, "--stack"), whole.task))
+        return replace(whole, combine=fit(*ensemble.known(whole, stack, reading, "--stack", _again), whole.task))
     if not weights:
         return whole
     numbers = ensemble.parse_weights(weights, len(paths))
     if numbers is None:
-        numbers = ensemble.fit_weights(*_known(whole, weights, reading, "--weights"))
+        numbers = ensemble.fit_weights(*ensemble.known(whole, weights, reading, "--weights", _again))
         console.note("weights: " + ", ".join(f"{p} {w:.3f}" for p, w in zip(paths, numbers, strict=True)))
     return replace(whole, combine=ensemble.weighted(numbers))
 
 
-def _known(whole: "Ensemble", source: str, reading: Reading, option: str) -> tuple[Any, Any]:
-    """What the members predict for rows that none has seen, and what is true of them."""
-    from dlkit.data.ensemble import labelled, refuse_seen
+def _again(member: "Member", source: str, option: str) -> Any:
+    """A baseline is fitted again on folds of the rows that it knows; a network would have to be trained again."""
+    if member.run.command != "baseline":
+        message = f"{option} {source}: {member.name} was trained on it, and knows its rows by heart"
+        raise DlkitError(message, "give it labelled rows that no run has seen", ExitCode.BAD_DATA)
+    from dlkit.ml.engine import open_engine
+    from dlkit.ml.oof import out_of_fold
 
-    rows = labelled(source, whole.schema, reading)
-    refuse_seen(whole.members, rows.table, option)
-    return whole.each(rows.table, reading), rows.truth
+    console.note(f"{member.name} was trained on {source}: it is fitted again on folds of it")
+    with open_engine() as engine:
+        return out_of_fold(member.run, source, engine)
 
 
 def _member(run: Run, device: str, tta: str | None) -> "Member":
-    from dlkit.data.ensemble import member
+    from dlkit.data.ensemble import Member
 
     if run.command == "train":
         from dlkit.nn.predictor import open_network
         from dlkit.nn.views import parse
 
-        return member(run, open_network(run, device, parse(tta) if tta else ()))
+        return Member(run, open_network(run, device, parse(tta) if tta else ()))
     from dlkit.ml.persist import load
 
     if tta:
         raise DlkitError(f"--tta is for networks; {run.path} is a run of {run.command}")
-    return member(run, load(run))
+    return Member(run, load(run))

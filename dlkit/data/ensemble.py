@@ -18,16 +18,32 @@ from dlkit.data.table import Table
 
 Combine = Callable[[np.ndarray], np.ndarray]
 """M×N×K probabilities or M×N values of M members -> N×K or N."""
+Again = Callable[["Member", str, str], np.ndarray]
+"""(member, source, option) -> its predictions for the source's rows, each by a model that has not seen it."""
 
 
 @dataclass(frozen=True)
 class Member:
-    """A predictor, the name of its run, and the cells that mean missing in what it was fitted on."""
+    """A run and its predictor."""
 
-    name: str
+    run: Run
     predictor: Predictor
-    na: tuple[str, ...] = ()
-    fingerprint: str | None = None
+
+    @property
+    def name(self) -> str:
+        return str(self.run.path)
+
+    @property
+    def na(self) -> tuple[str, ...]:
+        """The cells that mean missing in what it was fitted on."""
+        options = self.run.config.get("options")
+        reading = options.get("reading") if isinstance(options, dict) else None
+        na = reading.get("na") if isinstance(reading, dict) else None
+        return tuple(word for word in na if isinstance(word, str)) if isinstance(na, list) else ()
+
+    def has_seen(self, table: Table) -> bool:
+        """Whether it was fitted on this very source."""
+        return self.run.config.get("fingerprint") == table.fingerprint
 
 
 @dataclass(frozen=True)
@@ -53,13 +69,18 @@ class Ensemble:
 
     def each(self, table: Table, reading: Reading) -> np.ndarray:
         """M×N×K or M×N: what each member predicts, classes in the order of the first one's."""
-        return np.stack([self._one(member, table, reading) for member in self.members])
+        return np.stack([self.aligned(member, self.one(member, table, reading)) for member in self.members])
 
-    def _one(self, member: Member, table: Table, reading: Reading) -> np.ndarray:
-        schema = member.predictor.schema
-        rows = known_rows(table, schema, replace(reading, na=(*reading.na, *member.na)))
-        found = member.predictor.predict(rows)
-        return found if found.ndim == 1 else found[:, [schema.classes.index(name) for name in self.schema.classes]]
+    def one(self, member: Member, table: Table, reading: Reading) -> np.ndarray:
+        """What a member predicts, classes in its own order."""
+        reading = replace(reading, na=(*reading.na, *member.na))
+        return member.predictor.predict(known_rows(table, member.predictor.schema, reading))
+
+    def aligned(self, member: Member, found: np.ndarray) -> np.ndarray:
+        """A member's predictions with the classes in the order of the first one's."""
+        if found.ndim == 1:
+            return found
+        return found[:, [member.predictor.schema.classes.index(name) for name in self.schema.classes]]
 
     def together(self, each: np.ndarray) -> np.ndarray:
         """N×K or N: the members' predictions made one."""
@@ -148,16 +169,6 @@ def score(task: str, truth: np.ndarray, predicted: np.ndarray) -> float:
     return metrics.rmse(truth, predicted)
 
 
-def member(run: Run, predictor: Predictor) -> Member:
-    """A run's predictor, with what config.json says on the data that it was fitted on."""
-    options = run.config.get("options")
-    reading = options.get("reading") if isinstance(options, dict) else run.config.get("reading")
-    na = reading.get("na") if isinstance(reading, dict) else ()
-    words = tuple(word for word in na if isinstance(word, str)) if isinstance(na, list) else ()
-    fingerprint = run.config.get("fingerprint")
-    return Member(str(run.path), predictor, words, fingerprint if isinstance(fingerprint, str) else None)
-
-
 @dataclass(frozen=True, eq=False)
 class Labelled:
     """A table whose rows all have a truth, and that: K indices into the schema's classes, or K values."""
@@ -176,9 +187,18 @@ def labelled(source: str, schema: Schema, reading: Reading) -> Labelled:
     return Labelled(table.keep(found.kept), found.labels, int((~found.kept).sum()))
 
 
-def refuse_seen(members: Sequence[Member], table: Table, option: str) -> None:
-    """Rows that a member was fitted on say nothing on how good it is on others."""
-    for member in members:
-        if member.fingerprint == table.fingerprint:
-            message = f"{option} {table.place.source}: {member.name} was trained on it, and knows its rows by heart"
-            raise bad_data(message, "give it labelled rows that no run has seen")
+def known(whole: Ensemble, source: str, reading: Reading, option: str, again: Again) -> tuple[np.ndarray, np.ndarray]:
+    """(M×N×K or M×N predictions for rows that their member has not seen, what is true of these rows).
+
+    again  how a member that was fitted on the source predicts each of its rows without it: out of fold, or not at all
+    """
+    rows = labelled(source, whole.schema, reading)
+    each = [
+        again(member, source, option) if member.has_seen(rows.table) else whole.one(member, rows.table, reading)
+        for member in whole.members
+    ]
+    stacked = np.stack([whole.aligned(member, found) for member, found in zip(whole.members, each, strict=True)])
+    there = np.isfinite(stacked).reshape(len(each), len(rows.truth), -1).all((0, 2))
+    if there.sum() < 2:
+        raise bad_data(f"{option} {source}: no row that is predicted out of fold by every run")
+    return stacked[:, there], rows.truth[there]

@@ -33,7 +33,7 @@ def evaluate(whole: Ensemble, source: str, reading: Reading) -> Result:
 
 def _warnings(whole: Ensemble, rows: ensemble.Labelled, source: str) -> list[str]:
     """What to know before believing the score."""
-    seen = [member.name for member in whole.members if member.fingerprint == rows.table.fingerprint]
+    seen = [member.name for member in whole.members if member.has_seen(rows.table)]
     notes = []
     if seen:
         notes.append(
