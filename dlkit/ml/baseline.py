@@ -27,7 +27,7 @@ from dlkit.ml.data import Prepared, prepare
 from dlkit.ml.engine import DASK, open_engine
 from dlkit.ml.families import BY_NAME, choose
 from dlkit.ml.pool import Cluster, Finisher, Processes, free_bytes
-from dlkit.ml.race import Entry, Race, Terms
+from dlkit.ml.race import Entry, Race, Terms, play
 from dlkit.ml.trial import Outcome, Stored, Trial, fits_in_memory
 
 SHORTEST_SECONDS, LAST_SECONDS = 0.5, 10.0
@@ -141,16 +141,8 @@ class _Work:
         return Race(self.families, terms, time.monotonic, refuse)
 
     def _play(self, race: Race, runner: Any, board: Board, bar: Any) -> Iterator[Row]:
-        while True:
-            while runner.free() > 0 and (job := race.next()) is not None:
-                runner.start(job.trial, job.seconds)
-            if not runner.busy():
-                break
-            for trial, outcome in runner.wait(time.monotonic() + max(race.left(), 0)):
-                race.record(trial, outcome)
-                bar.advance()
-            if race.left() <= 0:
-                break
+        for done in play(race, runner):
+            bar.advance(done)
             yield from board.rows()
             bar.describe(self._state(race))
         yield from board.rows()

@@ -130,22 +130,24 @@ class Board:
     def standing(self) -> list[dict[str, Any]]:
         """The families, best first, each against the dummy and the best."""
         ranking = self.race.ranking()
-        dummy = self.race.best_of("dummy")
-        found = []
-        for entry in ranking:
-            sample = self.race.sample(entry)
-            p = self.p_value(entry, ranking[0])
-            found.append(
-                {
-                    "model": entry.family.name,
-                    "score": sample.mean,
-                    "score_se": _finite(sample.error),
-                    "p_dummy": self.p_value(entry, dummy),
-                    "p_best": p,
-                    "like_best": entry is ranking[0] or p is None or p >= ALIKE,
-                }
-            )
-        return found
+        return [self._against(entry, ranking[0], self.race.best_of("dummy")) for entry in ranking]
+
+    def _against(self, entry: Entry, best: Entry, dummy: Entry | None) -> dict[str, Any]:
+        sample, p = self.race.sample(entry), self.p_value(entry, best)
+        # A model that swings so wildly that nothing can be told from it is not as good as the best for that.
+        gains = [self._beats(one, dummy) for one in (entry, best)]
+        return {
+            "model": entry.family.name,
+            "score": sample.mean,
+            "score_se": _finite(sample.error),
+            "p_dummy": self.p_value(entry, dummy),
+            "p_best": p,
+            "like_best": entry is best or ((p is None or p >= ALIKE) and gains[0] >= gains[1]),
+        }
+
+    def _beats(self, entry: Entry, dummy: Entry | None) -> bool:
+        p = self.p_value(entry, dummy)
+        return dummy is not None and p is not None and p < ALIKE and self.race.score(entry) > self.race.score(dummy)
 
 
 def _known(entry: Entry, name: str) -> float | None:

@@ -9,6 +9,7 @@ from scipy.special import log_softmax, logsumexp, softmax
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.cluster import KMeans
 from sklearn.kernel_approximation import Nystroem
+from sklearn.linear_model import Ridge
 from sklearn.mixture import GaussianMixture
 from sklearn.naive_bayes import CategoricalNB, GaussianNB, MultinomialNB
 from sklearn.svm import SVC, SVR, LinearSVC, LinearSVR
@@ -155,7 +156,10 @@ class KernelMachine(BaseEstimator):
         return SVC(break_ties=True, class_weight=self.class_weight, **known) if self.is_classifier else SVR(**known)
 
     def _linear(self) -> Any:
-        return linear_machine(self.cost, self.is_classifier, self.class_weight, self.seed)
+        """Over landmarks; for values with the squared loss, ½‖w‖² + C·Σr², which has a closed form."""
+        if self.is_classifier:
+            return linear_machine(self.cost, True, self.class_weight, self.seed)
+        return Ridge(1 / (2 * self.cost))
 
     def _seen(self, x: Any) -> Any:
         return x if self.map_ is None else self.map_.transform(x)
@@ -168,10 +172,10 @@ class KernelMachine(BaseEstimator):
 
 
 def linear_machine(cost: float, is_classifier: bool, class_weight: str | None, seed: int) -> Any:
-    """½‖w‖² + C·Σ squared hinge (or squared ε-insensitive) loss."""
+    """½‖w‖² + C·Σ squared hinge loss, or ε-insensitive loss for values of unit scale."""
     if is_classifier:
         return LinearSVC(C=cost, max_iter=2000, random_state=seed, class_weight=class_weight)
-    return LinearSVR(C=cost, max_iter=2000, random_state=seed, dual="auto", loss="squared_epsilon_insensitive")
+    return LinearSVR(C=cost, epsilon=0.1, max_iter=2000, random_state=seed)
 
 
 def _variance(x: Any) -> float:

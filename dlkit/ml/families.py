@@ -70,6 +70,7 @@ class Family:
     slow      predict time grows with the training rows
     weighs    takes class weights; others get their rows resampled under --balance
     bytes     rows, columns, context -> memory of a fit beside its matrix
+    seconds   rows, columns, context -> a fold's time on an ordinary core, within a factor of three or so: for order
     tasks     what it can do
     """
 
@@ -81,6 +82,7 @@ class Family:
     slow: bool = False
     weighs: bool = False
     bytes: Callable[[int, int, Context], float] = field(default=lambda rows, columns, context: 0.0)
+    seconds: Callable[[int, int, Context], float] = field(default=lambda rows, columns, context: 0.0)
     tasks: tuple[str, ...] = ("classification", "regression")
 
     def remark(self, context: Context) -> str:
@@ -283,34 +285,70 @@ def _copies(count: float) -> Callable[[int, int, Context], float]:
     return lambda rows, columns, context: count * 8.0 * rows * columns
 
 
+def _cells(nanoseconds: float, by_class: bool = False) -> Callable[[int, int, Context], float]:
+    """Time in proportion to the cells of the matrix, and to the classes."""
+    return lambda n, d, c: 1e-9 * nanoseconds * n * d * (max(c.classes, 1) if by_class else 1)
+
+
+def _tree_seconds(trees: int, nanoseconds: float) -> Callable[[int, int, Context], float]:
+    """Each tree sorts its rows, level by level, by a square root of the columns (all of them for values)."""
+
+    def seconds(n: int, d: int, context: Context) -> float:
+        columns = math.sqrt(d) if context.is_classification and trees > 1 else d
+        return 1e-9 * nanoseconds * trees * n * math.log2(n + 2) * columns
+
+    return seconds
+
+
+def _boosting_seconds(n: int, d: int, context: Context) -> float:
+    """100 rounds of a tree a class, each a histogram of every column."""
+    trees = 100 * (context.classes if context.classes > 2 else 1)
+    return trees * (5e-9 * n * d + 6e-6 * d + 1e-3)
+
+
+def _knn_seconds(n: int, d: int, context: Context) -> float:
+    return 2e-10 * n * (n / 4) * d + 1e-6 * n
+
+
+def _kernel_seconds(n: int, d: int, context: Context) -> float:
+    if context.approximates:
+        return 1e-9 * n * LANDMARKS * (d + 100) * max(context.classes / 2, 1)
+    return 2e-10 * n * n * (d + 20) * (1 if context.is_classification else 3)
+
+
 BOTH = ("classification", "regression")
-CLASSES = BOTH[:1]
+CLASSES, VALUES = BOTH[:1], BOTH[1:]
+_FOREST = _forest(RandomForestClassifier, RandomForestRegressor)
+_EXTRA = _forest(ExtraTreesClassifier, ExtraTreesRegressor)
 FAMILIES = (
-    # Cheap ones first: that is the order in which they get their first turn.
     Family("dummy", "plain", _dummy),
-    Family("bayes", "apart", _bayes, _values("smoothing", 1e-9, 1e-3, 1e-2, 1e-1, 0.5), tasks=CLASSES),
+    Family("bayes", "apart", _bayes, _values("smoothing", 1e-9, 1e-3, 1e-2, 1e-1, 0.5), seconds=_cells(5),
+           tasks=CLASSES),
     Family("linear", "scaled", _linear, _values("alpha", 1.0, 10.0, 100.0, 0.1, 1000.0), bytes=_copies(2),
-           tasks=BOTH[1:]),
-    Family("tree", "plain", _tree, _tree_settings, weighs=True, bytes=_copies(1)),
+           seconds=_cells(10), tasks=VALUES),
+    Family("tree", "plain", _tree, _tree_settings, weighs=True, bytes=_copies(1), seconds=_tree_seconds(1, 50)),
     Family("logistic", "scaled", _logistic, _values("C", 1.0, 0.1, 10.0, 0.01, 100.0, 0.001), weighs=True,
-           bytes=_copies(2), tasks=CLASSES),
-    Family("knn", "scaled", _knn, _knn_settings, slow=True, bytes=_copies(2)),
-    Family("svm-linear", "scaled", _linear_svm, _values("cost", 1.0, 0.1, 0.01, 10.0), weighs=True, bytes=_copies(2)),
-    Family("boosting", "native", _boosting, _boosting_settings, weighs=True, bytes=_copies(1)),
-    Family("extra-trees", "plain", _forest(ExtraTreesClassifier, ExtraTreesRegressor), _forest_settings, 1.1,
-           weighs=True, bytes=_forest_bytes),
-    Family("forest", "plain", _forest(RandomForestClassifier, RandomForestRegressor), _forest_settings, 1.1,
-           weighs=True, bytes=_forest_bytes),
-    Family("svm-rbf", "scaled", _kernel_svm("rbf"), _rbf_settings, 2.0, True, True, _kernel_bytes),
-    Family("svm-poly", "scaled", _kernel_svm("poly"), _poly_settings, 2.0, True, True, _kernel_bytes),
+           bytes=_copies(2), seconds=_cells(60, by_class=True), tasks=CLASSES),
+    Family("knn", "scaled", _knn, _knn_settings, slow=True, bytes=_copies(2), seconds=_knn_seconds),
+    Family("svm-linear", "scaled", _linear_svm, _values("cost", 1.0, 0.1, 0.01, 10.0), weighs=True, bytes=_copies(2),
+           seconds=_cells(80, by_class=True)),
+    Family("boosting", "native", _boosting, _boosting_settings, weighs=True, bytes=_copies(1),
+           seconds=_boosting_seconds),
+    Family("svm-rbf", "scaled", _kernel_svm("rbf"), _rbf_settings, 2.0, True, True, _kernel_bytes, _kernel_seconds),
+    Family("extra-trees", "plain", _EXTRA, _forest_settings, 1.1, weighs=True, bytes=_forest_bytes,
+           seconds=_tree_seconds(100, 8)),
+    Family("forest", "plain", _FOREST, _forest_settings, 1.1, weighs=True, bytes=_forest_bytes,
+           seconds=_tree_seconds(100, 25)),
+    Family("svm-poly", "scaled", _kernel_svm("poly"), _poly_settings, 2.0, True, True, _kernel_bytes, _kernel_seconds),
 )  # fmt: skip
+"""What takes part unless told otherwise. On small data this is the order; else cheap ones go first."""
 ON_REQUEST = (
     Family("kmeans", "dense", _density("kmeans"),
            _density_settings({"components": 3}, {"components": 1}, {"components": 8}, {"components": 20}),
-           tasks=CLASSES),
+           seconds=_cells(200), tasks=CLASSES),
     Family("em", "dense", _density("em"),
            _density_settings(*({"components": c, "covariance": v} for v in ("diag", "full") for c in (2, 1, 4, 8))),
-           bytes=_copies(4), tasks=CLASSES),
+           bytes=_copies(4), seconds=_cells(1000), tasks=CLASSES),
 )  # fmt: skip
 ALIASES = {
     "ridge": ("linear",), "regression": ("linear", "logistic"), "nb": ("bayes",), "naive-bayes": ("bayes",),
@@ -323,7 +361,7 @@ BY_NAME = {family.name: family for family in (*FAMILIES, *ON_REQUEST)}
 
 
 def choose(asked: Sequence[str], task: str) -> list[Family]:
-    """The families asked for, cheap ones first, the dummy always among them; all that suit the task where none is.
+    """The families asked for, the dummy always among them; all that suit the task where none is.
 
     A name that there is not, or that cannot do the task: exit code 2.
     """
@@ -340,6 +378,11 @@ def choose(asked: Sequence[str], task: str) -> list[Family]:
             raise DlkitError(f"--models: {name} does not do {task}", "known: " + ", ".join(_able(task)))
         wanted |= set(able)
     return [family for family in BY_NAME.values() if family.name in wanted]
+
+
+def in_order(families: Sequence[Family], rows: int, columns: int, context: Context) -> list[Family]:
+    """Cheap ones before dear ones, as far as that can be told: what takes less than a second counts as nothing."""
+    return sorted(families, key=lambda family: max(family.seconds(rows, columns, context), 1.0))
 
 
 def _able(task: str) -> list[str]:

@@ -6,11 +6,12 @@ halving, Jamieson & Talwalkar 2016), and other settings, dropped as soon as a fo
 """
 
 import math
+import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
-from dlkit.ml.families import Context, Family
+from dlkit.ml.families import Context, Family, in_order
 from dlkit.ml.pool import OUTRAN
 from dlkit.ml.scoring import Sample
 from dlkit.ml.trial import Outcome, Trial
@@ -22,6 +23,8 @@ GROWTH = 4
 FIRST_SHARE = 0.3
 """Of the time left, what the first fold of a family may take before it is killed."""
 SMALLEST_SECONDS = 1.0
+PACE_SECONDS = 0.05
+"""What is expected to take less than this tells nothing of the machine's pace."""
 SEARCH_FACTOR = 4.0
 """The first fold of another setting may take so many times what its family's best one took."""
 SLACK = 1.25
@@ -99,6 +102,37 @@ class Terms:
     save: str | None = None
 
 
+class Runner(Protocol):
+    """Where trials run: `pool.Processes`, `pool.Cluster`."""
+
+    def free(self) -> int:
+        """How many trials may be started now."""
+
+    def busy(self) -> bool: ...
+
+    def start(self, trial: Trial, seconds: float) -> None:
+        """Begin a trial, which ends after so many seconds, done or not."""
+
+    def wait(self, until: float) -> list[tuple[Trial, Outcome]]:
+        """What is done, at least one of those that run, unless the clock says `until` first."""
+
+
+def play(race: "Race", runner: Runner) -> Iterator[int]:
+    """Run the race to its end: until nothing is left to try, or only the time for the final fit. Yields the number of
+    trials that were done at each look."""
+    while True:
+        while runner.free() > 0 and (job := race.next()) is not None:
+            runner.start(job.trial, job.seconds)
+        if not runner.busy():
+            return
+        done = runner.wait(race.clock() + max(race.left(), 0))
+        for trial, outcome in done:
+            race.record(trial, outcome)
+        if race.left() <= 0:
+            return
+        yield len(done)
+
+
 class Race:
     """One board in the making.
 
@@ -115,6 +149,7 @@ class Race:
     ) -> None:
         self.terms, self.clock, self.refuse = terms, clock, refuse
         self.first = first_rows(terms.rows, terms.width)
+        families = in_order(families, self.first or terms.rows, terms.width, terms.context)
         self.settings = {f.name: f.settings(terms.context)[: terms.tries] for f in families}
         self.entries = [Entry(f, self.settings[f.name][0], self.first, "default") for f in families]
         self._tried = dict.fromkeys(self.settings, 1)
@@ -137,9 +172,9 @@ class Race:
         return self.terms.sign * self.sample(entry).mean
 
     def best_of(self, name: str) -> Entry | None:
-        """The best complete entry of a family; of equal ones the first."""
+        """The best complete entry of a family; of equal ones that on more rows, then the first."""
         done = [e for e in self.entries if e.family.name == name and self.is_complete(e)]
-        return max(done, key=self.score, default=None)
+        return max(done, key=lambda e: (self.score(e), e.rows or math.inf), default=None)
 
     def ranking(self) -> list[Entry]:
         """The best entry of each family, best first."""
@@ -179,6 +214,7 @@ class Race:
         if left <= 0:
             return None
         for entry in self._waiting:
+            self._put_off_dear(entry)
             job = self._of(entry, left)
             if job is not None:
                 return job
@@ -197,6 +233,27 @@ class Race:
         self._running[trial] = entry
         return Job(trial, min(max(self._limit(entry, left), SMALLEST_SECONDS), left))
 
+    def _put_off_dear(self, entry: Entry) -> None:
+        """A first turn that would take all the others' time is not begun, if what has run so far tells that."""
+        if entry.stage != "default" or entry.started or entry.put_off or entry.rows != self.first:
+            return
+        pace = self._pace()
+        if pace is None:
+            return
+        seconds = pace * entry.family.seconds(entry.rows or self.terms.rows, self.terms.width, self.terms.context)
+        entry.put_off = seconds * math.ceil(self.terms.folds / self.terms.cores) > 3 * self._turn()
+
+    def _pace(self) -> float | None:
+        """Seconds that fits take for each that they were expected to: of this machine, now (the median)."""
+        known = []
+        for entry in self.entries:
+            if entry.outcomes and entry.stage == "default":
+                rows = round(entry.mean("train_rows"))
+                expected = entry.family.seconds(rows, self.terms.width, self.terms.context)
+                if expected > PACE_SECONDS:
+                    known.append(entry.seconds / expected)
+        return statistics.median(known) if known else None
+
     def _limit(self, entry: Entry, left: float) -> float:
         """Seconds that the next fold of an entry may take."""
         if entry.stage == "default" and not entry.outcomes:
@@ -211,13 +268,25 @@ class Race:
         late = [entry for entry in self._waiting if entry.put_off]
         for entry in sorted(late, key=lambda e: -self.score(e) if e.outcomes else math.inf):
             entry.put_off = False
-            if not entry.started or (entry.outcomes and SLACK * self._cost(entry, entry.rows) <= left):
+            if not entry.started:
+                return self._fitting(entry, left / len(late))
+            if entry.outcomes and SLACK * self._cost(entry, entry.rows) <= left / len(late):
                 return entry
             problem = f"a fold takes {entry.seconds:.1f} s: {self.terms.folds} do not fit into the budget"
-            smaller = self._smaller(entry, left, problem)
+            smaller = self._smaller(entry, left / len(late), problem)
             if smaller is not None:
                 return smaller
         return None
+
+    def _fitting(self, entry: Entry, left: float) -> Entry:
+        """One that was never begun: as it is if it may fit, else on as few rows as are expected to."""
+        rows = entry.rows or self.terms.rows
+        expected = (self._pace() or 1.0) * entry.family.seconds(rows, self.terms.width, self.terms.context)
+        took = expected * math.ceil(self.terms.folds / self.terms.cores)
+        if took <= left:
+            return entry
+        fewer = int(rows * (0.5 * left / took) ** (1 / entry.family.growth))
+        return self._replace(entry, fewer) if fewer >= FEWEST_ROWS // 5 else entry
 
     def _smaller(self, entry: Entry, left: float, problem: str) -> Entry | None:
         """The same on a sample that there is time for, in its place; None where that would say nothing."""
@@ -227,7 +296,10 @@ class Race:
         if fewer < FEWEST_ROWS // 5:
             self._give_up(entry, problem)
             return None
-        found = Entry(entry.family, entry.setting, fewer, "default")
+        return self._replace(entry, fewer)
+
+    def _replace(self, entry: Entry, rows: int) -> Entry:
+        found = Entry(entry.family, entry.setting, rows, "default")
         self.entries[self.entries.index(entry)] = found
         self._waiting[self._waiting.index(entry)] = found
         return found
