@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
+import sklearn
 from sklearn.base import BaseEstimator
 from sklearn.decomposition import PCA, TruncatedSVD
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.impute import SimpleImputer
+from sklearn.model_selection import KFold, StratifiedKFold
 from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder, StandardScaler, TargetEncoder
 
 from dlkit.ml.block import Block, Layout
@@ -61,12 +63,15 @@ class Features(BaseEstimator):
         codes = layout.low + layout.high if apart else layout.low
         self.imputer_ = self.scaler_ = self.categories_ = self.means_ = None
         numeric = x[:, list(layout.numeric)]
-        if layout.numeric and self.view != "native":
+        if self.view == "native":
+            self.empty_ = np.isnan(numeric).all(0)  # nothing to make bins of
+            numeric[:, self.empty_] = 0
+        elif layout.numeric:
             self.imputer_ = SimpleImputer(strategy="median", add_indicator=self.flags, keep_empty_features=True)
             numeric = self.imputer_.fit_transform(numeric)
         if high:
             # Each row's encoding comes from the other rows: its own target does not leak into it.
-            self.means_ = TargetEncoder(target_type=self.target, random_state=self.seed)
+            self.means_ = _means(self.target, self.seed)
             numeric = np.hstack([numeric, self.means_.fit_transform(x[:, list(high)], y)])
         if self.view in ("scaled", "dense") and numeric.shape[1]:
             self.scaler_ = StandardScaler()
@@ -88,7 +93,9 @@ class Features(BaseEstimator):
     def _numbers(self, x: np.ndarray) -> np.ndarray:
         layout, apart = self.layout, self.view == "apart"
         numeric = x[:, list(layout.numeric)]
-        if self.imputer_ is not None:
+        if self.view == "native":
+            numeric[:, self.empty_] = 0
+        elif self.imputer_ is not None:
             numeric = self.imputer_.transform(numeric)
         if self.means_ is not None:
             numeric = np.hstack([numeric, self.means_.transform(x[:, list(layout.high)])])
@@ -157,6 +164,14 @@ class Features(BaseEstimator):
 
     def _scaled(self, x: np.ndarray) -> np.ndarray:
         return np.asarray(x, np.float32) / np.float32(self.largest_)
+
+
+def _means(target: str, seed: int) -> TargetEncoder:
+    """Cross-fitted over five shuffled folds. From 1.9 on scikit-learn wants the folds, before that it drew them."""
+    if tuple(map(int, sklearn.__version__.split(".")[:2])) < (1, 9):
+        return TargetEncoder(target_type=target, random_state=seed)
+    folds = KFold if target == "continuous" else StratifiedKFold
+    return TargetEncoder(target_type=target, cv=folds(5, shuffle=True, random_state=seed))
 
 
 def _vectorizer(column: list[str]) -> TfidfVectorizer | None:

@@ -65,6 +65,7 @@ _TYPES = {
     "sklearn.linear_model._logistic": "LogisticRegression",
     "sklearn.linear_model._ridge": "Ridge",
     "sklearn.mixture._gaussian_mixture": "GaussianMixture",
+    "sklearn.model_selection._split": "KFold StratifiedKFold",
     "sklearn.naive_bayes": "CategoricalNB GaussianNB MultinomialNB",
     "sklearn.neighbors._classification": "KNeighborsClassifier",
     "sklearn.neighbors._regression": "KNeighborsRegressor",

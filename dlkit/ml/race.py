@@ -61,8 +61,8 @@ class Entry:
         return Trial(self.family.name, self.setting, fold, self.rows)
 
     def mean(self, name: str) -> float:
-        """Of what the folds have shown so far."""
-        values = [getattr(outcome, name) for outcome in self.outcomes.values()]
+        """Of what the folds have shown so far; in their order, so that rounding does not depend on who was first."""
+        values = [getattr(self.outcomes[fold], name) for fold in sorted(self.outcomes)]
         return sum(values) / len(values) if values else math.nan
 
     @property
@@ -156,6 +156,7 @@ class Race:
         self._waiting = list(self.entries)
         self._running: dict[Trial, Entry] = {}
         self._news: list[Entry] = []
+        self._best: dict[str, Entry] = {}
         self._promoted: set[tuple[str, int]] = set()
 
     # --- what is known -----------------------------------------------------------------------------------------------
@@ -168,17 +169,16 @@ class Race:
         return entry.problem is None and len(entry.outcomes) == self.terms.folds
 
     def score(self, entry: Entry) -> float:
-        """More is better, whatever the metric."""
-        return self.terms.sign * self.sample(entry).mean
+        """More is better, whatever the metric. Of the folds so far."""
+        return self.terms.sign * entry.mean("score")
 
     def best_of(self, name: str) -> Entry | None:
         """The best complete entry of a family; of equal ones that on more rows, then the first."""
-        done = [e for e in self.entries if e.family.name == name and self.is_complete(e)]
-        return max(done, key=lambda e: (self.score(e), e.rows or math.inf), default=None)
+        return self._best.get(name)
 
     def ranking(self) -> list[Entry]:
         """The best entry of each family, best first."""
-        best = [entry for name in self.settings if (entry := self.best_of(name))]
+        best = [self._best[name] for name in self.settings if name in self._best]
         return sorted(best, key=self.score, reverse=True)
 
     def chosen(self) -> list[Entry]:
@@ -367,13 +367,22 @@ class Race:
             return
         entry.outcomes[trial.fold] = outcome
         if len(entry.outcomes) == self.terms.folds:
-            self._waiting.remove(entry)
-            self._news.append(entry)
+            self._completed(entry)
         elif entry.stage == "default":
             if len(entry.outcomes) == 1:
                 entry.put_off = self._cost(entry, entry.rows) > self._turn()
         elif self._is_hopeless(entry):
             self._give_up(entry, "dropped")
+
+    def _completed(self, entry: Entry) -> None:
+        self._waiting.remove(entry)
+        self._news.append(entry)
+        best = self._best.get(entry.family.name)
+        if best is None or self._key(entry) > self._key(best):
+            self._best[entry.family.name] = entry
+
+    def _key(self, entry: Entry) -> tuple[float, float]:
+        return self.score(entry), entry.rows or math.inf
 
     def _turn(self) -> float:
         """Seconds that the rest of a default may take while others wait for their first turn."""

@@ -15,6 +15,7 @@ class Stage:
     """Runs trials in no time at all and moves the clock by what they would have taken."""
 
     def __init__(self, seconds: Callable[[Trial], float], score: Callable[[Trial], float], cores: int = 2) -> None:
+        self.rows = 800
         self.now, self.cores, self.seconds, self.score = 0.0, cores, seconds, score
         self.running: list[tuple[float, Trial, Outcome]] = []
         self.started: list[Trial] = []
@@ -31,7 +32,7 @@ class Stage:
     def start(self, trial: Trial, seconds: float) -> None:
         self.started.append(trial)
         takes = self.seconds(trial)
-        rows = trial.rows or 800
+        rows = trial.rows or self.rows
         outcome = Outcome(self.score(trial), fit_seconds=takes, train_rows=rows, size=1000)
         if takes > seconds:
             takes, outcome = seconds, outran(seconds)
@@ -51,6 +52,7 @@ CONTEXT = Context("classification", 1000, 5, 2)
 
 
 def race(stage: Stage, models: list[str], budget: float, rows: int = 800, **more) -> Race:
+    stage.rows = rows
     terms = Terms(**{"context": CONTEXT, "folds": 5, "rows": rows, "width": 5, "sign": 1, "ratio": 0.25,
                      "end": budget, "cores": stage.cores} | more)  # fmt: skip
     return Race(choose(models, "classification"), terms, stage.clock)
@@ -92,10 +94,8 @@ class TestOrder:
     def test_better_families_are_searched_more(self):
         stage = Stage(lambda trial: 1.0, quality)
         run(stage, race(stage, ["knn", "tree", "boosting"], 60))
-        tried = {
-            name: len({str(t.setting) for t in stage.started if t.family == name}) for name in ("boosting", "tree")
-        }
-        assert tried["boosting"] > tried["tree"] >= 1
+        boosting, tree = ({str(t.setting) for t in stage.started if t.family == n} for n in ("boosting", "tree"))
+        assert len(boosting) > len(tree) >= 1
 
     def test_a_setting_that_the_first_fold_shows_to_be_worse_is_dropped(self):
         first = BY_NAME["boosting"].settings(CONTEXT)[0]
@@ -124,10 +124,10 @@ class TestBudget:
         assert best.family.name != slow or takes < 1e9
 
     def test_what_outruns_its_turn_is_killed_and_tried_on_fewer_rows(self):
-        stage = Stage(lambda t: 0.01 if t.family != "boosting" else 0.1 * (t.rows or 800), quality)
-        one = run(stage, race(stage, ["tree", "boosting"], 60, tries=1))
+        stage = Stage(lambda t: 0.01 if t.family != "boosting" else 0.01 * (t.rows or 8000), quality)
+        one = run(stage, race(stage, ["tree", "boosting"], 60, rows=8000, tries=1))
         entry = one.best_of("boosting")
-        assert entry is not None and 0 < entry.rows < 800
+        assert entry is not None and 0 < entry.rows < 8000
         assert stage.now <= 60
 
     def test_what_never_ends_is_a_row_with_its_reason_and_costs_no_one_a_turn(self):
@@ -140,9 +140,8 @@ class TestBudget:
     def test_a_winner_that_cannot_be_fitted_in_time_is_not_pursued(self):
         """Its folds would fit into the budget; they and the final fit would not."""
         first = BY_NAME["tree"].settings(CONTEXT)[0]
-        stage = Stage(
-            lambda t: 0.1 if t.setting == first else 3.0, lambda t: 0.7 if t.setting == first else 0.9, cores=1
-        )
+        quick, good = {str(first): 0.1}, {str(first): 0.7}
+        stage = Stage(lambda t: quick.get(str(t.setting), 3.0), lambda t: good.get(str(t.setting), 0.9), cores=1)
         one = run(stage, race(stage, ["tree"], 12))
         assert one.ranking()[0].setting == first
         assert stage.now + one.final_seconds(one.ranking()[0]) <= 12
