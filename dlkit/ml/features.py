@@ -33,7 +33,6 @@ class Features(BaseEstimator):
             native  numbers with NaN, categories as codes that the model knows for such; text as latent dimensions
             apart   numbers imputed, then category codes, then tf-idf: naive Bayes treats each in its own way
     target  binary, multiclass or continuous: what categories of many values are encoded by, cross-fitted
-
     flags   whether a column of numbers with gaps gets one that says where they are
 
     Categories of many values are target-encoded, except for `apart`. `parts_` is how many columns are numbers,
