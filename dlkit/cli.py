@@ -53,6 +53,8 @@ def run(argv: list[str]) -> int:
 
 def _show(failure: DlkitError, as_json: bool) -> int:
     """Show an error, once for all the processes of a run, and give its exit code."""
+    if isinstance(failure, peers.Echo):
+        return failure.code
     peers.report(failure)
     if peers.speaks():
         console.error(failure, as_json)

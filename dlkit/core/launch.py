@@ -78,22 +78,26 @@ class _Processes:
         """(exit code, the number of a process that something killed). Passes signals on while it waits."""
         passed, failed_at, killed = 0, None, None
         try:
-            while any(child.poll() is None for child in self.children):
+            while None in [child.poll() for child in self.children]:
                 if signals.take_save():
                     self._send(signals.SAVE)
                 if (signum := signals.signum()) and not passed:
                     passed = signum
                     self._send(signum)
-                failed = {i: child.returncode for i, child in enumerate(self.children) if child.returncode}
-                if failed and failed_at is None:
-                    failed_at, killed = time.monotonic(), next((i for i, code in failed.items() if code < 0), None)
+                if failed_at is None and any(child.returncode for child in self.children):
+                    failed_at, killed = time.monotonic(), self._killed()
                 if failed_at is not None and time.monotonic() - failed_at > GRACE:
                     self._send(signal.SIGKILL)
                 time.sleep(0.02)
+            if failed_at is None:
+                killed = self._killed()
         finally:
             self._send(signal.SIGKILL)
             os.close(self._write)
         return next((child.returncode for child in self.children if child.returncode), 0), killed
+
+    def _killed(self) -> int | None:
+        return next((i for i, child in enumerate(self.children) if (child.returncode or 0) < 0), None)
 
     def _send(self, signum: int | None) -> None:
         for child in self.children:

@@ -17,6 +17,10 @@ claim: Callable[[], bool] | None = None
 """Set once the processes have met: true in the first that asks, which is the one to show its error."""
 
 
+class Echo(DlkitError):
+    """What the first process says, in the others: it ends them, with the same exit code and without a word."""
+
+
 argv: list[str] = []
 """The command line, for the processes to be started with."""
 

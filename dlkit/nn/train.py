@@ -19,6 +19,7 @@ from dlkit.core import console, signals
 from dlkit.core.console import Bar
 from dlkit.core.errors import DlkitError
 from dlkit.core.keeping import Keeping
+from dlkit.core.peers import Echo
 from dlkit.core.run import MANIFEST, RunDirectory
 from dlkit.nn.blame import with_rows
 from dlkit.nn.checkpoint import Checkpoints, Saved
@@ -94,9 +95,12 @@ def run(job: Job, keeping: Keeping, directory: RunDirectory | None, bar: Bar, ou
             outcome.verdict = _verdict(job, state, outcome)
         _finish(state, directory)
     if watch.code:
-        go_on = f"go on with the same command and --resume {shlex.quote(str(directory.path))}" if directory else None
         where = f"stopped at step {state.step}, in epoch {state.epoch} of {job.recipe.epochs}"
-        raise DlkitError(where, go_on, watch.code)
+        if not directory:
+            raise Echo(where, code=watch.code)
+        raise DlkitError(
+            where, f"go on with the same command and --resume {shlex.quote(str(directory.path))}", watch.code
+        )
 
 
 def _ready(job: Job, keeping: Keeping, directory: RunDirectory | None) -> tuple[State, Checkpoints]:
