@@ -12,7 +12,10 @@ from dlkit.core.reading import Reading
 from dlkit.core.run import Run, open_run
 
 if TYPE_CHECKING:
+    from dlkit.data import Dataset
+    from dlkit.data.compare import Rival
     from dlkit.data.ensemble import Ensemble, Member
+    from dlkit.data.predictor import Predictor
 
 _ENSEMBLE = "Several runs, several views"
 Words = Annotated[
@@ -110,3 +113,24 @@ def _member(run: Run, device: str, tta: str | None) -> "Member":
     if tta:
         raise DlkitError(f"--tta is for networks; {run.path} is a run of {run.command}")
     return Member(run, load(run))
+
+
+def rival(path: str, device: str) -> "Rival":
+    """A run to compare with. A baseline is fitted anew on the training rows at hand; a network is taken as it is."""
+    from dlkit.data.compare import Rival
+
+    run = open_run(path)
+    if run.command == "train":
+        from dlkit.nn.predictor import open_network
+
+        network = open_network(run, device)
+        return Rival(path, run.config, run.schema, lambda rows: network)
+    if run.command != "baseline":
+        raise DlkitError(f"--against {path}: a run of {run.command}, which predicts no target")
+    return Rival(path, run.config, run.schema, lambda rows: _refit(run, rows))
+
+
+def _refit(run: Run, rows: "Dataset") -> "Predictor":
+    from dlkit.ml.refit import refit
+
+    return refit(run, rows)

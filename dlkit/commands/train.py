@@ -21,6 +21,7 @@ from dlkit.commands import _keeping as keep
 from dlkit.commands import _options as opt
 from dlkit.commands import _processes as proc
 from dlkit.commands import _recipe as rec
+from dlkit.commands import _runs
 from dlkit.core.job import JobOptions
 from dlkit.core.keeping import Keeping, Processes
 from dlkit.core.recipe import Recipe
@@ -41,13 +42,19 @@ def command(
         str | None,
         typer.Option(metavar="DIR", help="The run directory to make.", show_default="runs/DATA-NETWORK-N"),
     ] = None,
+    against: Annotated[
+        str | None,
+        typer.Option(metavar="RUN", help="Close with a run of baseline or train on the same rows.",
+                     show_default="none"),
+    ] = None,
     dry_run: Annotated[
         bool,
         typer.Option("--dry-run", help="Network, costs, memory, steps and time of the run, and no run."),
     ] = False,
-) -> Result:
+) -> Result:  # fmt: skip
     from dlkit.nn import answers
 
+    rival = _runs.rival(against, job.device) if against else None
     if dry_run:
         return answers.dry_run(job, recipe)
-    return answers.train(job, recipe, keeping, processes, out)
+    return answers.train(job, recipe, keeping, processes, out, rival)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 from dlkit.core import console, draw
@@ -12,23 +12,34 @@ from dlkit.core.keeping import Keeping, Processes
 from dlkit.core.peers import restarted
 from dlkit.core.recipe import Recipe
 from dlkit.core.result import Column, Result, Row
-from dlkit.core.run import RunDirectory
+from dlkit.core.run import RunDirectory, open_run
 from dlkit.core.search import Search
 from dlkit.core.suggest import PEAKS, Sweep
+from dlkit.data.compare import Rival, compare
 from dlkit.nn import estimate
 from dlkit.nn import lrfind as finder
 from dlkit.nn import train as training
 from dlkit.nn.gauge import findings
 from dlkit.nn.job import Job, prepare
+from dlkit.nn.predictor import open_network
 from dlkit.nn.ranks import joined
 from dlkit.nn.resume import find
 
 
-def train(options: JobOptions, recipe: Recipe, keeping: Keeping, processes: Processes, out: str | None) -> Result:
+def train(
+    options: JobOptions,
+    recipe: Recipe,
+    keeping: Keeping,
+    processes: Processes,
+    out: str | None,
+    rival: Rival | None = None,
+) -> Result:
     """Prepare everything, so that what can fail fails before the first row, then train as the rows are read."""
     with ExitStack() as group:
         ranks = group.enter_context(joined())
         job = prepare(options, recipe, ranks, processes.shard)
+        if rival:
+            rival.check(job.dataset)
         if recipe.find_lr:
             job = _with_rate(job)
         training.begin(job)  # what cannot be built is an error of the command line, not of the run
@@ -37,10 +48,12 @@ def train(options: JobOptions, recipe: Recipe, keeping: Keeping, processes: Proc
         stem = f"{job.dataset.name}-{job.name}"
         directory = find(keeping.resume, out, stem, training.config(job)) if ranks.first else None
         console.note(job.describe())
-        return _training(job, keeping, directory, group.pop_all())
+        return _training(job, keeping, directory, rival, group.pop_all())
 
 
-def _training(job: Job, keeping: Keeping, directory: RunDirectory | None, group: ExitStack) -> Result:
+def _training(
+    job: Job, keeping: Keeping, directory: RunDirectory | None, rival: Rival | None, group: ExitStack
+) -> Result:
     outcome, summary = training.Outcome(), {}
     metric = job.objective.metric
     columns = [
@@ -58,7 +71,7 @@ def _training(job: Job, keeping: Keeping, directory: RunDirectory | None, group:
         Column("seconds", "seconds", "time"),
         Column("run"),
     ]
-    rows = _epochs(job, keeping, directory, outcome, summary, group)
+    rows = _epochs(job, keeping, directory, outcome, summary, rival, group)
     return Result(columns, rows, summary, "best", facts, streams=True)
 
 
@@ -83,6 +96,7 @@ def _epochs(
     directory: RunDirectory | None,
     outcome: training.Outcome,
     summary: dict[str, Any],
+    rival: Rival | None,
     group: ExitStack,
 ) -> Iterator[Row]:
     with group, console.progress(job.recipe.epochs * len(job.train), "training") as bar:
@@ -96,6 +110,23 @@ def _epochs(
         console.note(f"watch: {text}")
     if outcome.verdict:
         console.note(f"verdict: {outcome.verdict.text}")
+    if rival and directory:
+        summary["against"] = _against(job, directory, rival)
+
+
+def _against(job: Job, directory: RunDirectory, rival: Rival) -> dict[str, Any]:
+    """The run that was just made beside another, on the validation rows."""
+    told = {"valid": job.options.valid, "seed": job.options.seed, "splitting": asdict(job.options.splitting)}
+    if rival.knows(job.dataset.fingerprint, told):
+        console.warn(f"{rival.path} was trained on another part of the same rows: it knows some of those held out here")
+    rows = job.dataset.take(job.split.valid)
+    theirs = rival.predictor(job.dataset.take(job.split.train))
+    found = compare(rows, open_network(open_run(directory.path), str(job.device)), theirs)
+    console.note(
+        f"{found.metric} {found.ours:.5g} against {found.theirs:.5g} of {rival.path} on the same "
+        f"{rows.rows:,} rows: {found.sentence}"
+    )
+    return {"run": rival.path, found.metric: found.theirs, "difference": found.ours - found.theirs, "z": found.z}
 
 
 def lrfind(options: JobOptions, recipe: Recipe, search: Search) -> Result:

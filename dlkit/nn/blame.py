@@ -16,7 +16,7 @@ def with_rows(job: Job, state: State, failure: Diverged) -> Diverged:
     at = job.train.order(failure.epoch)[start : start + job.train.batch_size]
     guilty = at[_not_finite(job, state, at)]
     chosen = guilty if 0 < len(guilty) < len(at) else at
-    names = [job.dataset.where(int(job.train_rows[i])) for i in chosen[:MOST]]
+    names = [job.dataset.where(int(job.split.train[i])) for i in chosen[:MOST]]
     listed = ", ".join(names) + (f" and {len(chosen) - MOST} more" if len(chosen) > MOST else "")
     whose = "its loss is that of" if chosen is guilty else "its rows are"
     return Diverged(failure.step, failure.epoch, failure.lr, f"; {whose} {listed}")

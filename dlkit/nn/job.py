@@ -16,6 +16,7 @@ from dlkit.core.layers import Shape, show
 from dlkit.core.recipe import Recipe
 from dlkit.data import Dataset, Schema, fit_schema, hold_out, load
 from dlkit.data.announce import announce
+from dlkit.data.split import Split
 from dlkit.nn import device as devices
 from dlkit.nn import precision
 from dlkit.nn.build import build
@@ -43,7 +44,7 @@ class Job:
     device: torch.device
     edges: dict[str, dict[str, torch.Tensor]]
     start: Start
-    train_rows: np.ndarray
+    split: Split
     ranks: Ranks = ALONE
     shard: bool = False
 
@@ -106,7 +107,7 @@ def prepare(options: JobOptions, recipe: Recipe, ranks: Ranks = ALONE, shard: bo
     start = read_start(options.init_from, options.freeze)
     if options.init_from or options.freeze:
         start.check(build(graph, schema.input_shape), options.init_from)
-    fixed = objective, train, valid, device, edges, start, split.train
+    fixed = objective, train, valid, device, edges, start, split
     return Job(options, recipe, dataset, schema, name, graph, *fixed, ranks, shard)
 
 

@@ -133,7 +133,7 @@ def test_the_rows_of_a_failure_are_named():
     step = 6  # the second step of the second epoch: 4 steps an epoch
     at = job.train.order(2)[job.train.batch_size : 2 * job.train.batch_size]
     job.train.x[at[3]] = torch.nan
-    row = job.dataset.where(int(job.train_rows[at[3]]))
+    row = job.dataset.where(int(job.split.train[at[3]]))
     failure = with_rows(job, state, Diverged(step, 2, 0.1))
     assert failure.message.endswith(f"; its loss is that of {row}") and "step 6 (epoch 2" in failure.message
     other = with_rows(job, state, Diverged(5, 2, 0.1))

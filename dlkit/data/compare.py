@@ -1,0 +1,76 @@
+"""Two predictors on the same labelled rows: their scores, and whether the difference is more than chance."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from dlkit.core.errors import DlkitError
+from dlkit.data import metrics
+from dlkit.data.dataset import Dataset
+from dlkit.data.predictor import Predictor
+
+
+@dataclass(frozen=True)
+class Rival:
+    """A run to compare with, and what makes a predictor of it, given the training rows."""
+
+    path: str
+    config: Mapping[str, Any]
+    schema: Mapping[str, Any]
+    predictor: Callable[[Dataset], Predictor]
+
+    def check(self, rows: Dataset) -> None:
+        """DlkitError where it predicts something else than the target of `rows`."""
+        theirs = self.schema.get("task"), self.schema.get("target")
+        if theirs != (rows.task, rows.target):
+            raise DlkitError(
+                f"--against {self.path}: it predicts {theirs[1]!r} ({theirs[0]}), and this is {rows.target!r} "
+                f"({rows.task})"
+            )
+
+    def knows(self, fingerprint: str, options: Mapping[str, Any]) -> bool:
+        """Whether a network was trained on the same data divided in another way: then it has seen rows of this side."""
+        said = self.config.get("options")
+        same = isinstance(said, Mapping) and all(said.get(name) == value for name, value in options.items())
+        return self.config.get("command") == "train" and self.config.get("fingerprint") == fingerprint and not same
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Accuracy or RMSE of both; `z` is the mean difference of the rows' own errors over its standard error.
+
+    Positive where the first errs less. Rows are paired, so what is hard for both does not count (McNemar's idea).
+    """
+
+    metric: str
+    ours: float
+    theirs: float
+    z: float
+
+    @property
+    def sentence(self) -> str:
+        apart = "better" if self.z > 0 else "worse"
+        return f"{apart}, by more than chance" if abs(self.z) > 2 else "no difference beyond chance"
+
+
+def compare(rows: Dataset, ours: Predictor, theirs: Predictor) -> Comparison:
+    """Both on `rows`, whose target they predict."""
+    if ours.task == "classification":
+        errors = [_wrong(rows, one) for one in (ours, theirs)]
+        scores = [1 - float(e.mean()) for e in errors]
+    else:
+        predicted = [one.predict(rows) for one in (ours, theirs)]
+        errors = [(values - rows.labels) ** 2 for values in predicted]
+        scores = [metrics.rmse(rows.labels, values) for values in predicted]
+    difference = errors[1] - errors[0]
+    error = float(difference.std()) / len(difference) ** 0.5
+    z = float(difference.mean()) / error if error else 0.0
+    return Comparison("accuracy" if ours.task == "classification" else "rmse", scores[0], scores[1], z)
+
+
+def _wrong(rows: Dataset, one: Predictor) -> np.ndarray:
+    """N float64, 1 where the class is another than the true one. Classes are compared by name."""
+    names = np.array(one.schema.classes)
+    return np.asarray(names[one.predict(rows).argmax(1)] != np.array(rows.classes)[rows.labels], np.float64)
