@@ -100,7 +100,7 @@ def _dask(address: str) -> Iterator[Engine]:
     _knock(address)
     try:
         client = Client(f"tcp://{address}", timeout=CONNECT_SECONDS, set_as_default=False)
-    except OSError:
+    except (OSError, ValueError, MemoryError):  # bytes of another protocol, taken for the length of a message
         raise _no_scheduler(address, "what listens there speaks another protocol") from None
     with client:
         yield Engine(_count_threads(client, address), {"backend": "dask", "client": client})

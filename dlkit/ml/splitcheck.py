@@ -77,6 +77,8 @@ def answer(request: Request, reading: Reading, embed: Embed | None = None) -> Re
     if request.plot is not None:
         picture.figure_class(Path(request.plot))
     sides = open_sides(request.train, request.valid, reading, request.split, request.groups, request.time)
+    if request.ablate:
+        ablations.refuse(sides)
     for note in sides.notes:
         console.note(note)
     with open_engine(request.engine) as engine:

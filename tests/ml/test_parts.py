@@ -127,7 +127,7 @@ def test_drift_of_numbers_is_scipys():
     rng = np.random.default_rng(0)
     train, valid = rng.normal(size=500), rng.normal(0.5, 2, 300)
     found = drift.numeric("x", train, valid)
-    ks = stats.ks_2samp(train, valid)
+    ks = stats.ks_2samp(train, valid, method="asymp")
     assert (found.effect, found.p) == (ks.statistic, pytest.approx(ks.pvalue))
     assert found.wasserstein == pytest.approx(stats.wasserstein_distance(train, valid) / train.std())
 

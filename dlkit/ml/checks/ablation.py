@@ -79,12 +79,20 @@ class Ablation:
         return max(self.sign * step.low, self.sign * step.high) < 0
 
 
-def ablate(sides: Sides, settings: Settings, engine: Engine, units: np.ndarray | None) -> Ablation:
-    """Raises DlkitError where there is no target to see by, or nothing to drop."""
+def refuse(sides: Sides) -> None:
+    """DlkitError where there is no target to see by, or nothing to drop."""
     if sides.target is None:
         raise DlkitError("--ablate refits the task's model, and there is no target", "--target names it, on both sides")
     if sides.arrays is not None or len(sides.features) < 2:
         raise DlkitError("--ablate needs a table of two columns at least, beside target, ids and dates")
+    both = [int(side[sides.target.kept].sum()) for side in (~sides.is_valid, sides.is_valid)]
+    if min(both) < FOLDS:
+        raise DlkitError(f"--ablate needs {FOLDS} rows with a label on each side; there are {both[0]} and {both[1]}")
+
+
+def ablate(sides: Sides, settings: Settings, engine: Engine, units: np.ndarray | None) -> Ablation:
+    """The steps; `refuse` says where there can be none."""
+    assert sides.target is not None
     labelled = np.flatnonzero(sides.target.kept)
     rows = labelled[sample(sides.is_valid[labelled], settings.seed)]
     is_valid, labels = sides.is_valid[rows], sides.labels[rows]
@@ -127,8 +135,6 @@ class _Task:
         self.score: Callable[[np.ndarray, np.ndarray], float] = accuracy if is_class else rmse
         self.labels = labels.astype(int) if is_class else labels
         self.train, self.valid = np.flatnonzero(~is_valid), np.flatnonzero(is_valid)
-        if min(len(self.train), len(self.valid)) < FOLDS:
-            raise DlkitError(f"--ablate needs {FOLDS} rows with a label on each side")
         self.jobs = [(self.train, self.valid), *self._folds(None if units is None else units[self.train])]
 
     def _folds(self, units: np.ndarray | None) -> list[tuple[np.ndarray, np.ndarray]]:
