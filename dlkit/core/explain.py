@@ -71,6 +71,9 @@ def _params(step: Step) -> str:
         return f"params {layer.out_features}·({x[-1]}{' + 1' if layer.bias else ''}) = {step.params}"
     if isinstance(layer, layers.BatchNorm | layers.InstanceNorm | layers.GroupNorm):
         return f"params 2·{x[0]} = {step.params}"
+    if isinstance(layer, layers.TrailingNorm):
+        both = "2·" if isinstance(layer, layers.LayerNorm) and layer.bias else ""
+        return f"params {both}{'·'.join(map(str, layer.normalized_shape(x)))} = {step.params}"
     return _named("params", explain_sequence.params(step), step.params)
 
 

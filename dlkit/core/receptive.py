@@ -15,7 +15,7 @@ from dlkit.core.field import WHOLE, Field, Reach
 from dlkit.core.graph import Graph, Step, totals, walk
 from dlkit.core.layers import FIRST, LAST, Join, Shape
 from dlkit.core.result import Column, Result, Row
-from dlkit.core.shapes import sizes
+from dlkit.core.shapes import causality, sizes
 from dlkit.core.source import context, place
 
 if TYPE_CHECKING:
@@ -136,11 +136,7 @@ def layers_up_to(walked: Walk, index: int) -> Result:
         columns.insert(3, SMALLEST)
     summary = {"input": walked.input and list(walked.input), **_summary(walked, index, rows[-1])}
     result = Result(columns, rows, summary, "size", FACTS)
-    reach = walked.fields[index]
-    if isinstance(reach, tuple) and len(reach) == 1 and reach[0].causal:
-        before = reach[0].padding
-        seen = "all that are" if before is None else f"the {int(before):,}"
-        result.notes.append(f"causal: a position sees itself and {seen} before it, none after it")
+    result.notes += causality(walked.fields[index])
     if walked.input is None and any(getattr(step.layer, "padding", None) == "same-tf" for step in walked.steps):
         result.notes.append("same-tf depends on the input's size: its sides are taken as divisible by every stride")
     if len(rows) > LONG:

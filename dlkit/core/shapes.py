@@ -62,6 +62,7 @@ def answer(graph: Graph, inputs: Sequence[Shape], depth: int | None = None, expl
     columns = [Column("formula")] if explain else []
     if len(walks) == 1:
         result = Result([*COLUMNS, *columns], [], _summary(walks[0]), "output", FACTS)
+        result.notes += causality(walks[0].totals.field)
     else:
         summaries = [_summary(walked) for walked in walks]
         together = {key: [summary[key] for summary in summaries] for key in summaries[0]}
@@ -145,3 +146,12 @@ def sizes(reach: Reach, extent: Shape | None) -> list[int] | None:
         whole = extent or (0,) * len(found)
         return [int(size) if isfinite(size) else end for size, end in zip(found, whole, strict=True)]
     return list(extent) if reach == WHOLE and extent is not None else None
+
+
+def causality(reach: Reach) -> list[str]:
+    """A note on a field along one axis that sees what is before a position, and nothing after it."""
+    if not isinstance(reach, tuple) or len(reach) != 1 or not reach[0].causal:
+        return []
+    before = reach[0].padding
+    seen = "all that are" if before is None else f"the {int(before):,}"
+    return [f"causal: a position sees itself and {seen} before it, none after it"]

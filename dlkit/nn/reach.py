@@ -108,11 +108,14 @@ class Tracker:
 
     def called(self, name: str, args: Any, kwargs: Any, out: Any) -> None:
         """A torch function that says more than the ops it ran: their states are overruled."""
+        if not args:
+            return
         if name == "rms_norm":  # statistics are taken as given, though torch writes them out in sums
             state = self.get(args[0])
             if state is not None and isinstance(out, torch.Tensor) and out.shape == args[0].shape:
                 self.put(out, state)
-        elif name in ("lstm", "gru", "rnn_tanh", "rnn_relu") and not isinstance(args[1], torch.Tensor):
+        elif name in ("lstm", "gru", "rnn_tanh", "rnn_relu") and len(args) == 9 and isinstance(args[3], bool):
+            # (a packed sequence has its weights there, where others say whether they have biases)
             self._recurrent(name, args[0], out, both=args[7], time=int(args[8]))
         elif name == "scaled_dot_product_attention":
             given = dict(zip(("query", "key", "value", "attn_mask", "dropout_p", "is_causal"), args, strict=False))

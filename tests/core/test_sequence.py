@@ -179,6 +179,15 @@ EXPLAINED = [
 ]
 
 
+def test_norms_are_explained():
+    steps = steps_of("3x8x8 ln rms ln:bias=0,dims=1")
+    assert [explain.formula(step).partition("; ")[2] for step in steps] == [
+        "params 2·3·8·8 = 384",
+        "params 3·8·8 = 192",
+        "params 8 = 8",
+    ]
+
+
 @pytest.mark.parametrize("text", EXPLAINED)
 def test_formulas_give_the_numbers(text):
     explained = 0

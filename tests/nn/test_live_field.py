@@ -55,3 +55,22 @@ def test_what_loses_the_field_is_named(place, dlkit):
 
 def test_only_traced(place, dlkit):
     assert_error(dlkit("rf", "net.py:Net"), 2)
+
+
+@pytest.mark.parametrize(
+    ("word", "seen", "causal"),
+    [
+        ("LSTM:8,4,batch_first=True", "20", True),
+        ("GRU:8,4,2,batch_first=True", "20", True),
+        ("RNN:8,4,batch_first=True,nonlinearity=relu", "20", True),
+        ("GRU:8,4,batch_first=True,bidirectional=True", "20", False),
+        ("TransformerEncoderLayer:8,2,16,batch_first=True", "20", False),
+        ("Linear:8,3", "1", False),
+        ("Conv1d:20,3,5", "5", False),
+    ],
+)
+def test_sequences_run_along_their_positions(place, inside, word, seen, causal):
+    ran = inside("rf", "20x8", f"torch.nn:{word}")
+    assert ran.code == 0, ran.err
+    assert inside("rf", "20x8", f"torch.nn:{word}", "-q").out == f"{seen}\n"
+    assert ("causal" in ran.err) == causal
