@@ -268,7 +268,7 @@ class Arrays:
 
     @property
     def names(self) -> Sequence[str]:
-        return list(self.arrays)
+        return [*self.arrays, *_columns(self.rows)]
 
     def part(self, side: str, rows: np.ndarray) -> Contents:
         cut = {name: a[rows] if a.ndim and len(a) == self.rows.rows else a for name, a in self.arrays.items()}
@@ -284,13 +284,20 @@ class Arrays:
         yield out.getvalue()
 
 
+def _columns(rows: Rows) -> list[str]:
+    return [] if rows.frame is None else rows.frame.columns
+
+
 @dataclass(frozen=True, eq=False)
 class Single:
     """One array in a file, or an IDX file of images with its file of labels."""
 
     rows: Rows
     files: dict[str, bytes]
-    names: Sequence[str] = ()
+
+    @property
+    def names(self) -> Sequence[str]:
+        return _columns(self.rows)
 
     def part(self, side: str, rows: np.ndarray) -> Contents:
         return {name.format(side=side): self._cut(name, data, rows) for name, data in self.files.items()}

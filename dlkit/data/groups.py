@@ -1,5 +1,7 @@
 """Whole groups dealt out so that sides come as near to their shares, in rows and in classes, as the groups allow."""
 
+import itertools
+
 import numpy as np
 
 # Pairs of groups that are tried for an exchange: the most promising of each side.
@@ -9,6 +11,8 @@ MOST_STEPS = 5000
 MOST_GREEDY = 20_000
 # So few groups are dealt out several times, in another order each, and the best deal counts.
 TRIES, MOST_TRIED = 32, 200
+# Of more sides than this, those that are worst off exchange groups.
+MOST_SIDES = 10
 # Where there are no more deals than this, all are looked at.
 MOST_DEALS = 4096
 
@@ -122,7 +126,10 @@ def balanced(counts: np.ndarray, shares: np.ndarray, rng: np.random.Generator) -
     parts = np.column_stack([parts, counts.sum(1) / counts.sum()])
     if len(shares) ** len(parts) <= MOST_DEALS:
         return _best_of_all(parts, shares, rng)
-    tries = [_balance(parts, shares, rng) for _ in range(TRIES if len(parts) <= MOST_TRIED else 1)]
+    tries = [
+        _balance(parts, shares, rng)
+        for _ in range(TRIES if len(parts) <= MOST_TRIED and len(shares) <= MOST_SIDES else 1)
+    ]
     return min(tries, key=lambda tried: tried[0])[1]
 
 
@@ -203,15 +210,15 @@ def _best_exchange(
     side: np.ndarray, parts: np.ndarray, norms: np.ndarray, off: np.ndarray
 ) -> list[tuple[int, int]] | None:
     best, step = -1e-12, None
-    for a in range(len(off)):
-        for b in range(a + 1, len(off)):
-            pull = parts @ (off[b] - off[a])
-            here, there = (_promising(np.flatnonzero(side == s), sign * pull + norms) for s, sign in ((a, 1), (b, -1)))
-            gain = 2 * (norms[here] + pull[here])[:, None] + 2 * (norms[there] - pull[there])[None]
-            gain -= 4 * parts[here] @ parts[there].T
-            i, j = np.unravel_index(np.argmin(gain), gain.shape)
-            if gain[i, j] < best:
-                best, step = gain[i, j], [(int(here[i]), b), (int(there[j]), a)]
+    worst = np.argsort(-(off**2).sum(1), kind="stable")[:MOST_SIDES].tolist()
+    for a, b in itertools.combinations(sorted(worst), 2):
+        pull = parts @ (off[b] - off[a])
+        here, there = (_promising(np.flatnonzero(side == s), sign * pull + norms) for s, sign in ((a, 1), (b, -1)))
+        gain = 2 * (norms[here] + pull[here])[:, None] + 2 * (norms[there] - pull[there])[None]
+        gain -= 4 * parts[here] @ parts[there].T
+        i, j = np.unravel_index(np.argmin(gain), gain.shape)
+        if gain[i, j] < best:
+            best, step = gain[i, j], [(int(here[i]), b), (int(there[j]), a)]
     return step
 
 

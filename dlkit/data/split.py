@@ -18,6 +18,8 @@ from dlkit.data.infer import DATETIME, as_text
 MOST_STRATA, BINS = 20, 10
 # Places in time at which groups are tried to be kept apart.
 MOST_CUTS = 100
+# Groups times strata that fit into memory several times.
+MOST_COUNTS = 50_000_000
 NOTHING = Splitting()
 SIDES = ("train", "valid", "test")
 # On no side: in a gap, or with a group that is on another.
@@ -186,7 +188,7 @@ class _Dealer:
     # ------------------------------------------------------------ by group
 
     def _groups(self) -> np.ndarray:
-        """N int64 codes from 0 of the groups, in the order in which they first appear."""
+        """N int64 codes from 0 of the groups."""
         name = self.splitting.group or ""
         values = self._column(name)
         if values.null_count():
@@ -206,6 +208,9 @@ class _Dealer:
         strata = self._strata()
         if strata is not None or len(shares) > 3:
             strata = np.zeros(len(codes), np.int64) if strata is None else strata
+            if len(sizes) * (int(strata.max()) + 1) > MOST_COUNTS:
+                values = f"{strata.max() + 1:,} values of {self.splitting.stratify!r} in {len(sizes):,} groups"
+                raise bad_data(f"{self.rows.source}: {values} cannot be held in proportion")
             counts = np.zeros((len(sizes), strata.max() + 1), np.int64)
             np.add.at(counts, (codes, strata), 1)
             return np.asarray(balanced(counts, shares, self.rng)[codes])

@@ -223,17 +223,19 @@ def oracle(text: str, delimiter: str = ",") -> list[list[str]]:
     return [row or [""] for row in rows]
 
 
-def check_against_oracle(content: bytes, chunk: int = 1 << 22) -> bool:
+def check_against_oracle(content: bytes, chunk: int = 1 << 22, header: bool = True) -> bool:
     """Whether `content` is read. Refused it is as bad data; read, its cells are the oracle's."""
     before, csvscan.CHUNK = csvscan.CHUNK, chunk
     try:
-        read = read_delimited(Source("data.csv", content, ".csv"), Reading(delimiter=","))
+        read = read_delimited(Source("data.csv", content, ".csv"), Reading(delimiter=",", header=header))
     except DlkitError as error:
         assert error.code == 65 and "\n" not in error.message
         return False
     finally:
         csvscan.CHUNK = before
     expected = oracle(content.decode().removeprefix("\ufeff"))
+    if not header:
+        expected.insert(0, [f"c{i}" for i in range(1, len(expected[0]) + 1)])
     assert read.frame.columns == expected[0]
     assert [[cell or "" for cell in row] for row in read.frame.rows()] == expected[1:]
     lines = content.decode().split("\n")
@@ -266,20 +268,27 @@ def honest_tables(draw) -> bytes:
     return bytes(content)
 
 
-@given(content=st.one_of(honest_tables(), hostile_bytes), chunk=st.sampled_from([1, 2, 3, 7, 1 << 22]))
+ANY_FILE = {
+    "content": st.one_of(honest_tables(), hostile_bytes),
+    "chunk": st.sampled_from([1, 2, 3, 7, 1 << 22]),
+    "header": st.booleans(),
+}
+
+
+@given(**ANY_FILE)
 @settings(max_examples=500, deadline=None)
-@example(b'h\n"\n"\n', 1)
-@example(b'h0\n""\n\n\n', 1)
-@example(b"\xef\xbb\xbf\xef\xbb\xbfa\n1\n", 1)
-def test_read_as_the_oracle_reads_it_or_refused(content, chunk):
-    check_against_oracle(content, chunk)
+@example(b'h\n"\n"\n', 1, True)
+@example(b'h0\n""\n\n\n', 1, True)
+@example(b"\xef\xbb\xbf\xef\xbb\xbfa\n1\n", 1, True)
+def test_read_as_the_oracle_reads_it_or_refused(content, chunk, header):
+    check_against_oracle(content, chunk, header)
 
 
 @pytest.mark.slow
-@given(content=st.one_of(honest_tables(), hostile_bytes), chunk=st.sampled_from([1, 2, 3, 7, 1 << 22]))
+@given(**ANY_FILE)
 @settings(max_examples=10_000, deadline=None, suppress_health_check=list(HealthCheck))
-def test_read_as_the_oracle_reads_it_or_refused_10000_times(content, chunk):
-    check_against_oracle(content, chunk)
+def test_read_as_the_oracle_reads_it_or_refused_10000_times(content, chunk, header):
+    check_against_oracle(content, chunk, header)
 
 
 @given(st.lists(st.lists(cell, min_size=3, max_size=3), min_size=1, max_size=8))
