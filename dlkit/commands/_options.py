@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Iterable
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import typer
 
@@ -10,6 +10,7 @@ from dlkit.commands._numbers import below_one as below_one
 from dlkit.commands._numbers import not_negative as not_negative
 from dlkit.commands._numbers import positive as positive
 from dlkit.commands._numbers import share as share
+from dlkit.commands._resumed import resumed
 from dlkit.core import complete
 from dlkit.core.job import JobOptions
 from dlkit.core.reading import ROLES, Reading
@@ -205,17 +206,29 @@ _REPEATABLE = ("na", *ROLES)
 def job(command: Callable[..., Result]) -> Callable[..., Result]:
     """`command(job, …)` as a command line: DATA, NETWORK, its own options, then those that say the rest of a job."""
 
+    own = list(inspect.signature(command).parameters.values())[1:]
+    resumes = any(parameter.name == "resume" for parameter in own)
+
     def wrapper(**arguments: Any) -> Result:
+        if resumes:
+            arguments = resumed(arguments.pop("context"), arguments)
         said = {name: arguments.pop(name) for name in _JOB}
         said |= {name: tuple(said[name] or ()) for name in ("network", "freeze")}
         divided = Splitting(**{name: arguments.pop(name) for name in _JOB_SPLITTING})
         return command(JobOptions(**said, reading=_read_options(arguments), splitting=divided), **arguments)
 
-    own = list(inspect.signature(command).parameters.values())[1:]
     shared = [_parameter(name, kind, JobOptions) for name, kind in _JOB.items()]
+    if resumes:  # then DATA may be left out: the run that is taken up says it
+        shared[0] = shared[0].replace(default=None, annotation=_optional(Data))
+        own.append(inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context))
     divide = [_parameter(name, _SPLITTING[name], Splitting) for name in _JOB_SPLITTING]
     read = [_parameter(name, kind, Reading) for name, kind in _READING.items()]
     return _as_command(wrapper, command, [*shared[:2], *own, *shared[2:], *divide, *read])
+
+
+def _optional(annotation: Any) -> Any:
+    kind, option = get_args(annotation)
+    return Annotated[kind | None, option]
 
 
 def _as_command(

@@ -17,11 +17,14 @@ HARMLESS = (
     "recipe.epochs",
     "recipe.patience",
     "options.data",
+    "options.network",
+    "options.batch_size",
     "options.device",
     "versions",
     "threads",
 )
-"""What a resumed run may say anew: where the data lies, not what it is; how long to train, not how."""
+"""What a resumed run may say anew: where the data lies, not what it is; how long to train, not how; and what is
+compared as it was understood, not as it was said."""
 _OWN = {"config.json", "schema.json", "metrics.jsonl", "manifest.json", ".lock", FOLDER, "model.safetensors"}
 
 
@@ -92,8 +95,6 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     changed = [n for n in names if old.get(n) != new.get(n)]
     order = ("fingerprint", "rows", "network")
     changed.sort(key=lambda n: order.index(n) if n in order else len(order))
-    if "network" in changed:  # the words say the same, less precisely
-        changed = [n for n in changed if n != "options.network"]
     return [_said(n, old.get(n), new.get(n)) for n in changed]
 
 

@@ -186,6 +186,22 @@ class Stepper:
         if self.average:
             self.average.after_step(self.model)
 
+    def make_room(self) -> None:
+        """Let the optimisers allocate their moments, at zero, before the first step: then the first checkpoint is as
+        large as the last, and memory that does not suffice says so at once. Adam's and SGD's are zero at their start.
+        """
+        if not self.fused or any(optimizer.state for optimizer in self.optimizers):
+            return
+        for p in self.parameters:
+            p.grad = torch.zeros_like(p)
+        for optimizer in self.optimizers:
+            optimizer.found_inf = torch.ones((), device=self.parameters[0].device)  # type: ignore[attr-defined]
+            optimizer.step()
+            for moment in (m for moments in optimizer.state.values() for m in moments.values()):
+                if isinstance(moment, Tensor):
+                    moment.zero_()
+        self._clear()
+
     def _clear(self) -> None:
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)

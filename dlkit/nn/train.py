@@ -98,9 +98,7 @@ def run(job: Job, keeping: Keeping, directory: RunDirectory | None, bar: Bar, ou
         where = f"stopped at step {state.step}, in epoch {state.epoch} of {job.recipe.epochs}"
         if not directory:
             raise Echo(where, code=watch.code)
-        raise DlkitError(
-            where, f"go on with the same command and --resume {shlex.quote(str(directory.path))}", watch.code
-        )
+        raise DlkitError(where, f"go on with: dlkit train --resume {shlex.quote(str(directory.path))}", watch.code)
 
 
 def _ready(job: Job, keeping: Keeping, directory: RunDirectory | None) -> tuple[State, Checkpoints]:
@@ -110,6 +108,8 @@ def _ready(job: Job, keeping: Keeping, directory: RunDirectory | None) -> tuple[
     saved = checkpoints.latest(job.ranks) if keeping.resume else None
     if saved:
         _take_up(state, saved, checkpoints, directory, about)
+    else:
+        state.stepper.make_room()
     if directory:
         directory.write_json("config.json", about)
         directory.write_json("schema.json", job.schema.to_json())

@@ -277,6 +277,34 @@ def flip(path, rng: random.Random) -> None:
     path.write_bytes(data)
 
 
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_the_first_checkpoint_is_as_large_as_the_last(inside, tmp_path, optimizer):
+    """Moments at zero and all: a disk that has room for it has room for the run; and they change nothing."""
+    trained(inside, *IRIS, "--optimizer", optimizer, "--out", "run")
+    last, first = listed(tmp_path / "run" / "checkpoint")
+    sizes = [sum(v.numel() for v in load_file(path).values()) for path in (first, last)]
+    assert first.name.startswith("000000000") and sizes[0] == sizes[1]
+    job = prepare(JobOptions("iris", ("linear:4", "linear:3")), Recipe(epochs=2, optimizer=optimizer))
+    plain, roomy = begin(job), begin(job)
+    roomy.stepper.make_room()
+    assert train(job, plain, Watch()) == train(job, roomy, Watch()) and digest(plain) == digest(roomy)
+
+
+def test_a_run_says_what_it_was_told(inside, tmp_path):
+    """--resume alone; what is said anew must be harmless; without either there is no data."""
+    trained(inside, *IRIS, "--out", "run", "--seed", "3", "--target", "target")
+    rows = trained(inside, "--resume", "run", "--epochs", "6")["rows"]
+    assert [row["epoch"] for row in rows] == [5, 6]
+    ran = inside("train", "--resume", "run", "--seed", "4")
+    assert ran.code == 2 and "--seed was 3, it is 4" in ran.err
+    for words in ([], ["--resume", "auto"]):
+        ran = inside("train", *words)
+        assert (ran.code, ran.out) == (2, "") and "DATA" in ran.err
+    (tmp_path / "run" / "config.json").write_text("[]")
+    assert inside("train", "--resume", "run").code == 65
+    assert inside("train", "--resume", "nowhere").code == 66
+
+
 def test_only_the_newest_are_kept(inside, tmp_path):
     trained(inside, *IRIS, "--out", "run", "--checkpoint-every", "1", "--keep", "3")
     kept = listed(tmp_path / "run" / "checkpoint")

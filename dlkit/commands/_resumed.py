@@ -1,0 +1,41 @@
+"""`--resume RUN` alone: what the command line leaves unsaid is as that run was told."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from dlkit.core.errors import DlkitError, bad_data
+from dlkit.core.io import read_text
+
+
+def resumed(context: typer.Context, arguments: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of a command, those left unsaid from the run that it resumes. Without DATA there must be one."""
+    run = arguments.get("resume")
+    if arguments["data"] is not None:
+        return arguments
+    if run is None or run == "auto":
+        raise DlkitError("missing argument 'DATA'", f"see '{context.command_path} --help'")
+    before = _told(Path(run) / "config.json")
+    unsaid = [name for name in arguments if str(context.get_parameter_source(name)).rpartition(".")[2] == "DEFAULT"]
+    return arguments | {name: before[name] for name in unsaid if name in before}
+
+
+def _told(path: Path) -> dict[str, Any]:
+    """Option -> value, from the configuration of a run."""
+    try:
+        config = json.loads(read_text(str(path)))
+        flat = _leaves(config["options"]) | _leaves(config["recipe"])
+        flat["header"] = not flat["header"]  # the flag is --no-header
+    except (ValueError, KeyError, TypeError):
+        raise bad_data(f"{path}: damaged, or not the configuration of a run of train") from None
+    return flat
+
+
+def _leaves(tree: Mapping[str, Any]) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in tree.items():
+        flat |= _leaves(value) if isinstance(value, Mapping) else {name: value}
+    return flat
