@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from dlkit.core import console
 from dlkit.core.job import JobOptions
+from dlkit.core.reading import Reading
 from dlkit.core.recipe import Recipe
 from dlkit.nn.fit import fit
 from dlkit.nn.job import Job, prepare
@@ -63,7 +64,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--rounds", type=int, default=5)
     given = parser.parse_args()
-    job = prepare(JobOptions(given.data, tuple(given.network), target=given.target), Recipe())
+    job = prepare(JobOptions(given.data, tuple(given.network), reading=Reading(target=given.target)), Recipe())
     plain(job, 1), ours(job, 1)  # warm up
     ratios, metric = [], 0.0
     for _ in range(given.rounds):
