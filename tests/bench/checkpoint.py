@@ -2,8 +2,8 @@
 
 python tests/bench/checkpoint.py [DATA NETWORK…] [--rounds N]
 
-Cost: seconds to write one checkpoint of the network's whole state (median), against the time of a step, and the share of
-a run that saves every 5 minutes, or every step. Scaling: rows a second of one process and of two, each with one thread,
+Cost: seconds to write one checkpoint of the whole state (median), against the time of a step, and the share of a run
+that saves every 5 minutes, or every 100 steps. Scaling: rows a second of one process and of two, each with one thread,
 in turns, by the command line's own count.
 """
 
