@@ -200,8 +200,7 @@ WORDS = [
 ]
 
 
-@pytest.mark.parametrize("seed", range(20))
-def test_random_networks_with_frozen_layers(seed):
+def check(seed):
     choose = random.Random(seed)
 
     def chain(count):
@@ -215,8 +214,20 @@ def test_random_networks_with_frozen_layers(seed):
     frozen = tuple(choose.sample(learned, choose.randrange(len(learned))))
     whole = exact(steps, None, Counting(freeze=frozen)).total()
     found = measured(build(net.graph, net.input), net.input, None, frozen)
-    assert 2 * sum(found.forward.values()) == whole.forward
-    assert 2 * sum(found.backward.values()) == whole.backward
+    assert 2 * sum(found.forward.values()) == whole.forward, (text, frozen)
+    assert 2 * sum(found.backward.values()) == whole.backward, (text, frozen)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_random_networks_with_frozen_layers(seed):
+    check(seed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("block", range(10))
+def test_many_random_networks_with_frozen_layers(block):
+    for seed in range(1000 + 100 * block, 1100 + 100 * block):
+        check(seed)
 
 
 @pytest.mark.parametrize("batch", [1, 5])

@@ -88,20 +88,59 @@ def test_nothing_is_kept_before_the_first_weight(text):
     assert ours(text) == torchs(text)
 
 
-@pytest.mark.parametrize("seed", range(40))
-def test_random_chains_and_branches(seed):
-    """Layers in any order, with branches that read one tensor twice."""
+SEQUENCES = [
+    *(
+        "ln",
+        "gelu",
+        "relu",
+        "silu",
+        "dropout:0.1",
+        "linear:12",
+        "linear:12,bias=0",
+        "mlp:24",
+        "mlp:20,act=relu",
+        "gmlp:24",
+    ),
+    *(
+        "attn:4",
+        "attn:4,causal=1,bias=0",
+        "attn:6,kv=3,causal=1",
+        "attn:2,dim=4",
+        "attn:4,dropout=0.1",
+        "gmlp:8,act=relu",
+    ),
+    *("sum(ln attn:4 | )", "sum(mlp:8 dropout:0.1 | )", "sum(attn:2 | gmlp:8)", "mul(linear:12 sigmoid | )"),
+]
+
+
+def drawn(seed):
+    """Layers in any order, with branches that read one tensor twice: of a map, or of a sequence."""
     choose = random.Random(seed)
     same = [layer for layer in MAP if layer.partition(":")[0] not in ("convt", "maxpool", "avgpool", "upsample")]
     same = [layer for layer in same if "adaptive" not in layer and "s2" not in layer]
 
-    def chain(count):
-        return " ".join(choose.choice(same) for _ in range(count))
+    def chain(count, words):
+        return " ".join(choose.choice(words) for _ in range(count))
 
+    if choose.random() < 0.4:
+        return f"9x12 {chain(choose.randrange(2, 8), SEQUENCES)} linear:3"
     join = choose.choice(["sum", "mul"])
-    branches = f"{chain(2)} | {chain(choose.randrange(3))}"
-    text = f"4x9x9 conv:4,k1 {chain(3)} {join}({branches}) {chain(2)} cat(relu | conv:2,k1) gap"
+    branches = f"{chain(2, same)} | {chain(choose.randrange(3), same)}"
+    return f"4x9x9 conv:4,k1 {chain(3, same)} {join}({branches}) {chain(2, same)} cat(relu | conv:2,k1) gap"
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_random_chains_and_branches(seed):
+    text = drawn(seed)
     assert ours(text) == torchs(text)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("block", range(20))
+def test_many_random_chains_and_branches(block):
+    for seed in range(1000 + 150 * block, 1150 + 150 * block):
+        text = drawn(seed)
+        assert ours(text) == torchs(text), text
 
 
 @pytest.mark.parametrize("layer", ["moe:4,48,top=2", "moe:8,32,top=1,gated=0,act=gelu"])
