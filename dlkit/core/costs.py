@@ -1,6 +1,7 @@
 """What `flops` answers: compute, time, cost and compute-optimal sizes as Results."""
 
 from collections.abc import Container, Iterable, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from dlkit.core import compute, model
@@ -168,11 +169,13 @@ def result(
 
 
 def _columns(counted: Counted, summary: dict[str, Any]) -> list[Column]:
+    """A terminal leaves out what is 0 in every row, and beside a formula what it says."""
     shared = [column for column in SHARED if summary[column.name] is not None]
     own = [Column("activation_bytes", "bytes", "activations")] if counted.extra else []
-    again = [column for column in PARTS if column.name != "recompute_flops"]
-    again.insert(4, Column("recompute_flops", "flops", "recompute", terminal=bool(summary["recompute_flops"])))
-    return [*again, *own, *shared, *([Column("formula")] if counted.formulas is not None else [])]
+    said = {"params", "forward_flops", "backward_flops", "recompute_flops"} if counted.formulas is not None else set()
+    idle = said if summary["recompute_flops"] else {*said, "recompute_flops"}
+    parts = [replace(column, terminal=column.name not in idle) for column in PARTS]
+    return [*parts, *own, *shared, *([Column("formula")] if counted.formulas is not None else [])]
 
 
 def _agree(given: int | Walked, how: Counting, convention: str, view: View, said: Container[str]) -> None:

@@ -228,7 +228,7 @@ def _grid(
         table.add_column(
             Text(console.safe(column.heading)),
             justify="right" if numeric else "left",
-            min_width=widths[i] if widths else None if numeric else _readable(column, i, rows),
+            min_width=widths[i] if widths else None if i or numeric else _readable(column, rows),
             no_wrap=numeric,
             overflow="fold",
         )
@@ -253,9 +253,9 @@ def _crowded(columns: Sequence[Column], rows: list[list[str]]) -> bool:
     return needed > _width()
 
 
-def _readable(column: Column, index: int, rows: list[list[str]]) -> int:
-    """Where numbers leave a text little room, it folds, but not to a letter a line."""
-    return min(14, max([len(column.heading), *(len(cells[index]) for cells in rows)]))
+def _readable(column: Column, rows: list[list[str]]) -> int:
+    """The least width of a first column of text: where numbers leave it little room it folds, but to words."""
+    return min(14, max([len(column.heading), *(len(cells[0]) for cells in rows)]))
 
 
 def _add(table: Any, cells: list[str], style: str = "") -> None:

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from support import plain
 
 from dlkit.core import costs, hardware
 from dlkit.core.compute import Counting
@@ -135,6 +136,23 @@ def test_a_utilisation_above_one_is_warned_of(inside):
     ran = inside(*words)
     assert (ran.code, ran.out) == (0, "4.2e+19\n") and ran.err.startswith("warning: ")
     assert "MFU" in ran.err and "above the dense bf16 peak of h100" in ran.err
+
+
+@pytest.mark.parametrize(
+    "line", ["flops gpt2", "flops llama-3.1-405b --depth 1", "memory gpt2", "flops gpt2 --explain"]
+)
+def test_a_narrow_terminal_reads_whole_words_and_the_total_last(terminal, line):
+    shown = plain(terminal(*line.split(), columns=80).out).splitlines()
+    table = [row for row in shown if row.startswith(" ") and "·  " not in row]
+    assert all(len(row) <= 80 for row in shown)
+    assert next(row for row in reversed(table) if row.strip()).split()[0] == "total"
+    assert len(shown) < 40
+
+
+def test_equal_blocks_collapse(terminal):
+    """126 layers of attention and feed-forward are one row."""
+    shown = plain(terminal("flops", "llama-3.1-405b", "--depth", "1", columns=120).out)
+    assert "126 × sum (3 layers) + sum (3 layers)" in " ".join(shown.split()) and shown.count("\n") < 14
 
 
 def test_all_of_the_peak_is_no_error(inside):
