@@ -143,9 +143,9 @@ def test_a_utilisation_above_one_is_warned_of(inside):
 )
 def test_a_narrow_terminal_reads_whole_words_and_the_total_last(terminal, line):
     shown = plain(terminal(*line.split(), columns=80).out).splitlines()
-    table = [row for row in shown if row.startswith(" ") and "·  " not in row]
     assert all(len(row) <= 80 for row in shown)
-    assert next(row for row in reversed(table) if row.strip()).split()[0] == "total"
+    (last,) = (i for i, row in enumerate(shown) if row.split()[:1] == ["total"])
+    assert len(shown) - last < 6  # only facts follow
     assert len(shown) < 40
 
 
