@@ -167,6 +167,33 @@ def test_images_without_labels(inside, tmp_path):
     assert_error(inside("predict", out, "iris"), 65, "images")
 
 
+def test_text_formats_are_those_of_every_command(inside, run, tmp_path):
+    """A million rows are written by another way than a few: cell by cell it must come to the same."""
+    from dlkit import __version__
+    from dlkit.commands import _runs
+    from dlkit.core import render
+    from dlkit.core.reading import Reading
+    from dlkit.data import predict
+
+    cells = ['"a\tb"', '"c\\d"', '"two\nlines"', "x\x1by", '"q""q"', "", "ü"]
+    text = f"{NAMES},mark\n" + "".join(f"5,3.10,1.4,,{cell}\n" for cell in cells)
+    (tmp_path / "x.csv").write_text(text)
+    for form in ("tsv", "csv", "jsonl"):
+        fast = inside("predict", run, "x.csv", "--format", form).out
+        result = predict.printed(_runs.open_ensemble([run], Reading(), "cpu", None, None, None), "x.csv", Reading(), "")
+        result.encode = None
+        slow = io.StringIO()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("sys.stdout", slow)
+            render.write(result, "predict", __version__, form, False)
+        if form == "jsonl":
+            assert [json.loads(line) for line in fast.splitlines()] == [
+                json.loads(line) for line in slow.getvalue().splitlines()
+            ]
+        else:
+            assert fast == slow.getvalue().replace("5.0", "5").replace("3.1\t", "3.10\t").replace("3.1,", "3.10,")
+
+
 def test_a_terminal_gets_the_first_rows(terminal, run):
     ran = terminal("predict", run, "iris", columns=150)
     assert "the first 40 rows" in ran.out and len(ran.out.splitlines()) < 50

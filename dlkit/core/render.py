@@ -39,7 +39,11 @@ def _write(result: Result, command: str, version: str, fmt: Format | None, quiet
         _drain(result.rows)
         _put(exact(result.summary[result.headline]))
     else:
-        _WRITERS[fmt or ("table" if terminal else "tsv")](result, command, version)
+        form = fmt or ("table" if terminal else "tsv")
+        if result.encode is not None and form in ("tsv", "csv", "jsonl"):
+            sys.stdout.writelines(result.encode(form))
+        else:
+            _WRITERS[form](result, command, version)
     sys.stdout.flush()
     for text in result.warnings:
         console.warn(text)
@@ -135,13 +139,13 @@ def _plain(value: Any) -> Any:
 
 
 _CONTROLS = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0))}
-_TSV_ESCAPES = _CONTROLS | str.maketrans({"\t": "\\t", "\n": "\\n", "\r": "\\r", "\\": "\\\\"})
+TSV_ESCAPES = _CONTROLS | str.maketrans({"\t": "\\t", "\n": "\\n", "\r": "\\r", "\\": "\\\\"})
 
 
 def _tsv(result: Result, command: str, version: str) -> None:
     _put("\t".join(c.name for c in result.columns), result.streams)
     for row in result.rows:
-        _put("\t".join(exact(row.get(c.name)).translate(_TSV_ESCAPES) for c in result.columns), result.streams)
+        _put("\t".join(exact(row.get(c.name)).translate(TSV_ESCAPES) for c in result.columns), result.streams)
 
 
 def _csv(result: Result, command: str, version: str) -> None:

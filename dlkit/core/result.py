@@ -45,6 +45,7 @@ class Result:
     notes     lines for stderr after the result; where to go next.
     warnings  lines for stderr that -q does not silence: the answer may be wrong.
     text      a plain text that is the answer where it is not a table (a network's source).
+    encode    (tsv, csv or jsonl) -> header and rows as pieces of text, where a million rows one by one would be slow.
     """
 
     columns: Sequence[Column]
@@ -62,3 +63,4 @@ class Result:
     notes: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     text: str | None = None
+    encode: Callable[[str], Iterable[str]] | None = None

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from dlkit.core import render
 from dlkit.core.errors import DlkitError, ExitCode, bad_data
 from dlkit.core.io import replacing, sync_file
 from dlkit.core.reading import Reading
@@ -22,6 +23,7 @@ from dlkit.data.source import bare_name
 from dlkit.data.stream import tables
 from dlkit.data.table import Table
 
+ROW_GROUP = 1 << 16
 SHOWN = 40
 """Rows that a terminal shows; a pipe and a file get all."""
 
@@ -46,16 +48,6 @@ class Tally:
         self.low, self.high = min(self.low, float(values.min())), max(self.high, float(values.max()))
 
 
-class _Told(float):
-    """A number that is written as it stood in its source, 22 or 1.50; in JSON it is a number like any other."""
-
-    __slots__ = ("text",)
-    text: str
-
-    def __repr__(self) -> str:
-        return self.text
-
-
 @dataclass(frozen=True, eq=False)
 class Piece:
     """Some rows of the source with what was predicted for them.
@@ -76,22 +68,28 @@ class Piece:
             columns = [self.numeric.get(cells.name, _no_blanks(cells)) for cells in columns]
         return pl.DataFrame([*columns, *self.appended])
 
-    def rows(self) -> Iterator[Row]:
-        names = [*self.given.columns, *self.appended.columns]
-        columns = [self._told(cells) for cells in self.given] + [cells.to_list() for cells in self.appended]
-        return (dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True))
+    def text(self, form: str, header: bool) -> str:
+        """The rows in tsv, csv or jsonl, as `core.render` writes them."""
+        if form == "jsonl":
+            return self.frame(as_read=False).write_ndjson()
+        frame = pl.DataFrame([_flat(cells) for cells in self.frame(as_read=True)])
+        if form == "csv":
+            return frame.write_csv(include_header=header)
+        escaped = pl.DataFrame([_escaped(cells).rename(cells.name.translate(render.TSV_ESCAPES)) for cells in frame])
+        return escaped.write_csv(include_header=header, separator="\t", quote_style="never")
 
-    def _told(self, cells: pl.Series) -> list[Any]:
-        numbers = self.numeric.get(cells.name)
-        if numbers is None:
-            return _no_blanks(cells).to_list()
-        found: list[Any] = []
-        for number, text in zip(numbers, cells, strict=True):
-            told = None if number is None else _Told(number)
-            if told is not None:
-                told.text = text
-            found.append(told)
-        return found
+
+def _flat(cells: pl.Series) -> pl.Series:
+    """Lists and objects as the text of a cell."""
+    if not (cells.dtype.is_nested() or cells.dtype == pl.Object):
+        return cells
+    return pl.Series(cells.name, [render.exact(value) for value in cells.to_list()], dtype=pl.String)
+
+
+def _escaped(cells: pl.Series) -> pl.Series:
+    if cells.dtype != pl.String or not cells.str.contains(r"[\\\x00-\x1f\x7f-\u{9f}]").any():
+        return cells
+    return cells.str.replace_many([chr(code) for code in render.TSV_ESCAPES], list(render.TSV_ESCAPES.values()))
 
 
 def _no_blanks(cells: pl.Series) -> pl.Series:
@@ -159,19 +157,18 @@ def printed(whole: Ensemble, source: str, reading: Reading, prefix: str) -> Resu
     def rows() -> Iterator[Row]:
         for piece in chain([first], all_pieces):
             tally.add(piece.appended.to_series())
-            yield from piece.rows()
+            yield from piece.frame(as_read=False).iter_rows(named=True)
         summary.update(rows=tally.rows, out=None)
 
-    result = Result(columns, rows(), summary, "rows")
+    def encode(form: str) -> Iterator[str]:
+        for i, piece in enumerate(chain([first], all_pieces)):
+            yield piece.text(form, header=i == 0)
+
+    result = Result(columns, rows(), summary, "rows", encode=encode)
     if first.given.height > SHOWN:
-        few = Piece(first.given.head(SHOWN), first.appended.head(SHOWN), _head(first.numeric))
-        result.overview = list(few.rows())
+        result.overview = list(first.frame(as_read=False).head(SHOWN).iter_rows(named=True))
         result.title = f"the first {SHOWN} rows; --out FILE and a pipe get all"
     return result
-
-
-def _head(columns: dict[str, pl.Series]) -> dict[str, pl.Series]:
-    return {name: cells.head(SHOWN) for name, cells in columns.items()}
 
 
 def _kind(cells: pl.Series) -> Any:
@@ -275,7 +272,7 @@ def _parquet(path: Path, parts: Iterator[Piece]) -> None:
             raise
 
     try:
-        register_io_source(frames, schema=first.schema).sink_parquet(path)
+        register_io_source(frames, schema=first.schema).sink_parquet(path, row_group_size=ROW_GROUP)
     except pl.exceptions.PolarsError:
         if failed:
             raise failed[0] from None

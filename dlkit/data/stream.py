@@ -21,10 +21,10 @@ from dlkit.data.load import DELIMITED, read_bytes, read_table
 from dlkit.data.source import Inflating, Source, bare_name, inflating, not_there, short_name
 from dlkit.data.table import Table
 
-BLOCK = 8 << 20
+BLOCK = 4 << 20
 MOST = 256 << 20
 """Bytes that one record may have at most."""
-PARQUET_ROWS = 1 << 16
+PARQUET_ROWS = 1 << 15
 
 
 class _Readable(Protocol):
