@@ -116,8 +116,6 @@ class _Work:
                 )
                 yield row
         runner.stop()
-        if not race.ranking():
-            raise self._nothing(race)
         entry, outcome = self._save(race, stored, folder, finisher)
         result.summary.update(self._summary(race, board, entry, outcome))
         result.notes += self._notes(race, board, entry)
@@ -145,6 +143,8 @@ class _Work:
             bar.advance(done)
             yield from board.rows()
             bar.describe(self._state(race))
+        if not race.ranking():
+            raise self._nothing(race)
         yield from board.rows()
         yield from board.last_rows()
 
@@ -155,6 +155,7 @@ class _Work:
         return f"{best}{max(race.left(), 0):.0f} s left"
 
     def _nothing(self, race: Race) -> DlkitError:
+        race.close()
         reasons = [e.problem for e in race.entries if e.problem and e.outcomes == {}]
         hint = "give it more: --budget 60s" if time.monotonic() >= self.terms.end - 1 else None
         message = f"no model could be scored within {self.contest.budget:g} s"

@@ -52,7 +52,9 @@ class Board:
         self._order = list(self.race.settings)
 
     def rows(self) -> Iterator[Row]:
-        """What has become known since the last look."""
+        """What has become known since the last look; nothing before something has a score."""
+        if not self.race.ranking():
+            return
         self._held += self.race.news()
         defaults = {e.family.name: e for e in self._held if e.stage == "default"}
         late = {e.family.name for e in self.race.entries if e.put_off}
@@ -170,8 +172,8 @@ def about(prepared: Prepared) -> str:
     """One line on what is about to be compared on what."""
     dataset, count = prepared.dataset, prepared.folds
     kind = f"{len(dataset.classes)} classes" if dataset.classes else f"regression of {dataset.target}"
-    columns = prepared.coding.features
-    what = f"{columns:,} pixels" if prepared.coding.image else f"{columns:,} columns"
+    features = prepared.coding.features
+    what = f"{features:,} {'pixel' if prepared.coding.image else 'column'}{'s' if features > 1 else ''}"
     how = f"{count} folds" if count > 1 else f"one split: {prepared.train_rows:,} rows to fit on"
     return f"{dataset.name}: {dataset.rows:,} rows, {what}, {kind}; {how}; {prepared.metric.name}"
 

@@ -1,12 +1,14 @@
 """From a data set to what the fits of a board share: coded columns, folds, and the schema that a saved model keeps."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
 from dlkit.core.contest import Contest
-from dlkit.core.errors import DlkitError, bad_data
-from dlkit.data import Dataset, Schema, fit_schema, load
+from dlkit.core.errors import DlkitError
+from dlkit.data import Dataset, Rows, Schema, fit_schema
+from dlkit.data.known import known_rows, truth
+from dlkit.data.load import read_table
 from dlkit.data.split import folds as split_folds
 from dlkit.data.split import hold_out
 from dlkit.ml.block import Coding
@@ -51,7 +53,7 @@ def prepare(contest: Contest, dataset: Dataset) -> Prepared:
     numbers, texts = coding.arrays(dataset)
     labels, notes = dataset.labels, list(dataset.notes)
     if contest.valid is not None:
-        other, marks = _validation(contest, dataset)
+        other, marks = _validation(contest, schema)
         more, more_texts = coding.arrays(other)
         numbers, labels = np.concatenate([numbers, more]), np.concatenate([labels, marks])
         texts = tuple(first.followed_by(second) for first, second in zip(texts, more_texts, strict=True))
@@ -70,18 +72,12 @@ def prepare(contest: Contest, dataset: Dataset) -> Prepared:
     return Prepared(dataset, schema, coding, data, metric, len(sides), coding.width, ratio, (*notes, *said))
 
 
-def _validation(contest: Contest, dataset: Dataset) -> tuple[Dataset, np.ndarray]:
-    """The file of --valid, read as the other one was, and its labels as that one's classes."""
+def _validation(contest: Contest, schema: Schema) -> tuple[Rows, np.ndarray]:
+    """The rows of --valid that have a target, read as the schema says, and their labels."""
     assert contest.valid is not None
-    reading = replace(contest.reading, target=dataset.target, task=dataset.task)
-    other = load(contest.valid, reading if dataset.frame is not None else contest.reading, texts=True)
-    if dataset.task != "classification":
-        return other, other.labels
-    index = {name: i for i, name in enumerate(dataset.classes)}
-    unknown = [name for name in other.classes if name not in index]
-    if unknown:
-        raise bad_data(f"{contest.valid}: the class {unknown[0]!r} is not in {contest.data}")
-    return other, np.array([index[name] for name in other.classes])[other.labels]
+    table = read_table(contest.valid, contest.reading, labelled=True)
+    known, rows = truth(table, schema, contest.reading), known_rows(table, schema, contest.reading)
+    return rows.take(np.flatnonzero(known.kept)), known.labels
 
 
 def _sides(contest: Contest, dataset: Dataset, total: int) -> tuple[list[tuple[np.ndarray, np.ndarray]], list[str]]:

@@ -37,6 +37,8 @@ class Model:
             # Convergence, a class of few rows, a column missing throughout: the score will tell.
             warnings.simplefilter("ignore")
             x = features.fit_transform(block, y)
+            if not x.shape[1] and name != "dummy":
+                raise ValueError("nothing is left to learn from: the text has no words")
             estimator = family.make(setting, context)
             _introduce(estimator, family, features)
             estimator.fit(x, y)

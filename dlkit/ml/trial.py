@@ -133,6 +133,8 @@ def _told(work: Callable[..., Outcome], trial: Trial, data: Data | Stored, *more
 def _run(trial: Trial, data: Data) -> Outcome:
     fold = data.folds[trial.fold]
     rows = fold.sample(trial.rows)
+    if data.context.is_classification and trial.family != "dummy" and len(np.unique(data.labels[rows])) < 2:
+        return Outcome(problem=f"the training rows of fold {trial.fold + 1} are all of one class")
     started = time.perf_counter()
     model = Model.fit(trial.family, trial.setting, data.context, data.layout, data.block(rows), data.labels[rows])
     fitted = time.perf_counter()
