@@ -281,8 +281,9 @@ def test_a_full_disk_leaves_nothing(here, monkeypatch):
         real(handle)
 
     monkeypatch.setattr("os.fsync", full)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(DlkitError, match="cannot write out: no space left on device") as caught:
         cut("a.csv")
+    assert caught.value.code == 74
     assert [path.name for path in here.iterdir()] == ["a.csv"]
 
 
