@@ -17,7 +17,8 @@ from dlkit.core.io import sync_directory
 def whole_directory(path: Path) -> Iterator[Path]:
     """A directory that appears as `path`, with all that the block writes into the one it is given, or not at all.
 
-    One that exists already or cannot be made: exit code 73; one that cannot be written: 74. What processes that were killed have left is swept.
+    One that exists already or cannot be made: exit code 73; one that cannot be written: 74. What processes that were
+    killed have left is swept.
     """
     if os.path.lexists(path):
         raise DlkitError(f"{path} already exists", "give --out a name that is free", ExitCode.CANT_CREATE)
