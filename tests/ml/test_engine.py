@@ -1,6 +1,7 @@
 """Jobs give the same results in the same order wherever they run, with one thread each."""
 
 import os
+import signal
 import socket
 import sys
 
@@ -113,3 +114,28 @@ def test_a_cluster_gives_what_this_process_gives():
         assert list(there.map(score, range(4), x, y)) == [score(seed, x, y) for seed in range(4)]
         assert list(there.map(threads, range(2))) == [{1}] * 2
         assert os.getpid() not in there.map(process, [0.5] * 2)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+@pytest.mark.parametrize("large", [False, True])
+def test_a_killed_worker_is_survived(large):
+    """Its fits are done again by others, and the arrays that it was sent with them."""
+    from distributed import LocalCluster
+
+    def slow(job: int, x: np.ndarray) -> float:
+        import time
+
+        time.sleep(1.0)
+        return job + float(x.sum())
+
+    x = np.ones(2_000_000 if large else 10)
+    with (
+        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,
+        open_engine(f"dask://{cluster.scheduler_address.removeprefix('tcp://')}") as there,
+    ):
+        results = there.map(slow, range(8), x)
+        first = next(results)
+        victim = next(iter(cluster.workers.values()))  # the nanny of a worker process, as `dask worker` starts it
+        os.kill(victim.process.process.pid, signal.SIGKILL)
+        assert [first, *results] == [job + x.sum() for job in range(8)]
