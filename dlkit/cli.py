@@ -19,6 +19,8 @@ def main() -> NoReturn:
     peers.watch_parent()
     _open_closed_streams()
     if peers.rank():
+        if sys.argv[1:2] not in (["train"], ["lrfind"]):
+            sys.exit(0)  # under torchrun: the rest is the first process's work alone
         _be_quiet()
     if isinstance(sys.stdout, io.TextIOWrapper):
         # As stderr does: what a terminal's encoding, or a file name's bytes, cannot express is shown as an escape.

@@ -8,6 +8,7 @@ import typer
 
 from dlkit.core import peers
 from dlkit.core.errors import DlkitError
+from dlkit.core.job import JobOptions
 from dlkit.core.keeping import Processes
 from dlkit.core.result import Result
 
@@ -34,7 +35,7 @@ def processes(*names: str) -> Callable[[Callable[..., Result]], Callable[..., Re
     def decorate(command: Callable[..., Result]) -> Callable[..., Result]:
         def wrapper(*arguments: Any, **said: Any) -> Result:
             how = Processes(**{name: said.pop(name) for name in kept})
-            _check(how, said)
+            _check(how, arguments[0])
             if how.nproc > 1 and not peers.several():
                 from dlkit.core import launch
 
@@ -55,10 +56,12 @@ def _parameter(name: str) -> inspect.Parameter:
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=_OPTIONS[name])
 
 
-def _check(how: Processes, said: dict[str, Any]) -> None:
+def _check(how: Processes, job: JobOptions) -> None:
     """Refuse what would have no effect."""
     if how.nproc > 1 and peers.under_torchrun():
         raise DlkitError("--nproc: torchrun has started the processes already", "leave --nproc out")
+    if how.nproc > 1 and "-" in (job.data, *job.network):
+        raise DlkitError("--nproc: several processes cannot share one standard input", "give a file")
     if how.nproc == 1 and not peers.several():
         for flag, given in (("--shard", how.shard), ("--max-restarts", how.max_restarts)):
             if given:

@@ -35,8 +35,13 @@ class Saved:
     best_weights: dict[str, Tensor] = field(default_factory=dict)
 
     def restore(self, state: State) -> None:
-        """Bring `state` to where this was saved; its network and optimiser must be built as they were then."""
-        state.load_state_dict(unpack(self.facts["state"], self.tensors))
+        """Bring `state` to where this was saved; its network and optimiser must be built as they were then: else, or
+        where this is no work of `save`, exit code 65."""
+        try:
+            state.load_state_dict(unpack(self.facts["state"], self.tensors))
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as failure:
+            reason = " ".join(str(failure).split())[:160]
+            raise bad_data(f"the checkpoint does not fit this run: {reason}") from None
         state.best_weights = self.best_weights
 
 
@@ -106,7 +111,8 @@ class Checkpoints:
         paths = listed(self.folder)
         for path in paths:
             data = read(path)
-            best = self.folder / facts_of(data)["best"] if data and facts_of(data)["best"] else None
+            named = facts_of(data)["best"] if data else None
+            best = self.folder / Path(named).name if named else None
             weights = read(best) if best else b""
             if data and weights is not None:
                 return data, weights

@@ -62,9 +62,9 @@ class State:
             weights = part.state_dict() if isinstance(part, nn.Module) else {}
             part.load_state_dict({k: like(weights[k], v) if k in weights else v for k, v in saved[name].items()})
             lay_out(part)
-        for name, value in saved.items():
-            if isinstance(value, int | float):
-                setattr(self, name, value)
+        for f in fields(self):
+            if isinstance(saved.get(f.name), int | float):
+                setattr(self, f.name, saved[f.name])
 
     def end_epoch(self) -> None:
         """The next epoch begins."""

@@ -7,7 +7,6 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -121,7 +120,8 @@ def _take_up(
     state: State, saved: Saved, checkpoints: Checkpoints, directory: RunDirectory | None, about: dict[str, Any]
 ) -> None:
     """Bring `state` to where a checkpoint was taken, and the directory with it."""
-    check(saved, about, directory.path if directory else Path())
+    if directory:
+        check(saved, about, directory.path)
     saved.restore(state)
     checkpoints.goes_on(state, saved)
     if directory:
