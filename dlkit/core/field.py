@@ -236,11 +236,20 @@ def _past(before: Verdict) -> Verdict:
     return before
 
 
-def everywhere(before: Verdict, count: int, end: int) -> Verdict:
-    """The field where all `count` positions of a sequence are read: the whole input of `end`, or a fixed part of it."""
-    if not isinstance(before.reach, tuple) or len(before.reach) != 1:
+def everywhere(before: Verdict, count: tuple[int, ...], input: tuple[int, ...]) -> Verdict:
+    """The field where all `count` positions of a map are read: the whole input, or the part that a sequence was cut to.
+
+    What a stride cuts off at the end is not taken off: a gate would then see a part of what it multiplies.
+    """
+    reach = before.reach
+    if not isinstance(reach, tuple) or len(reach) != 1 or len(count) != 1 or reach[0].stride not in (0, 1):
         return Verdict(WHOLE)
-    return settled(advance(before, (all_of(count),)), (end,))
+    return settled(advance(before, (all_of(count[0]),)), input)
+
+
+def is_fixed(verdict: Verdict) -> bool:
+    """Whether every position sees the same."""
+    return verdict.reach == WHOLE or (isinstance(verdict.reach, tuple) and not any(axis.jump for axis in verdict.reach))
 
 
 def settled(verdict: Verdict, input: tuple[int, ...]) -> Verdict:
@@ -275,6 +284,26 @@ def unite(branches: list[Verdict]) -> Verdict:
             return Verdict(None, _repeats_late(period))
         axes.append(_union(fields, period))
     return Verdict(tuple(axes))
+
+
+def absorbed(branches: list[Verdict], sizes: tuple[int, ...], input: tuple[int, ...]) -> list[Verdict]:
+    """The branches of a sequence without those that see no more than one which sees the same part everywhere."""
+    single = [v.reach[0] for v in branches if isinstance(v.reach, tuple) and len(v.reach) == 1]
+    fixed = [axis for axis in single if axis.jump == 0]
+    if len(single) < len(branches) or not fixed or len(fixed) == len(single):
+        return branches
+    outer = unite([Verdict((axis,)) for axis in fixed])
+    assert isinstance(outer.reach, tuple)
+    inside = all(_inside(axis, outer.reach[0], sizes[0], input[0]) for axis in single if axis.jump)
+    return [outer] if inside else branches
+
+
+def _inside(moving: Field, fixed: Field, count: int, end: int) -> bool:
+    """Whether what `count` positions see of an input of `end` lies inside a fixed part of it."""
+    outer = fixed.interval(0)
+    ends = {*range(min(moving.period, count)), *range(max(0, count - moving.period), count)}
+    seen = [interval for interval in map(moving.interval, ends) if interval is not None]
+    return outer is not None and all(outer[0] <= max(lo, 0) and min(hi, end - 1) <= outer[1] for lo, hi in seen)
 
 
 def spread(gate: Verdict, size: tuple[int, ...], over: tuple[int, ...], input: tuple[int, ...]) -> Verdict:

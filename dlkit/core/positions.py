@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 from dlkit.core import field
-from dlkit.core.field import INPUT, PAST, WHOLE, Field, Reads, Verdict
+from dlkit.core.field import INPUT, PAST, WHOLE, Reads, Verdict
 from dlkit.core.layers import FIRST, LAST, Cat, Layer, Shape
 from dlkit.core.sequence import Turning
 
@@ -47,7 +47,7 @@ def start(nodes: Sequence[_Node], input: Shape) -> Place:
 def _decided(nodes: Sequence[_Node], input: Shape) -> str:
     """The layout that the first layer which minds gives the input; channels first, as images have it, if none does.
 
-    The layers before it keep their input's layout, and so the network's.
+    The layers before it keep their input's layout, and so the network's; one that flattens an image ends the question.
     """
     shapes = [input]  # of node i at i + 1
     for node in nodes:
@@ -55,6 +55,8 @@ def _decided(nodes: Sequence[_Node], input: Shape) -> str:
         if minded := node.layer.minds(inputs[0]):
             return minded
         shapes.append(node.layer.output(*inputs))
+        if len(shapes[-1]) != len(input):
+            break
     return FIRST if len(input) > 1 else ""
 
 
@@ -89,8 +91,7 @@ def _turned(layout: str) -> str:
 def _seen(layer: Layer, reads: Reads | None, dropped: int, before: Place, input: Shape) -> Verdict:
     verdict = before.verdict
     if reads == WHOLE:
-        sequence = LAST in (layer.layout, before.layout)
-        return field.everywhere(verdict, before.sizes[0], input[0]) if sequence else Verdict(WHOLE)
+        return field.everywhere(verdict, before.sizes, input)
     if not isinstance(verdict.reach, tuple):
         return verdict
     if reads is None:
@@ -118,7 +119,7 @@ def join(layer: Layer, shapes: Sequence[Shape], y: Shape, branches: Sequence[Pla
         verdict = Verdict(None, "branches join whose positions lie on different axes")
     else:
         spread = [field.spread(place.verdict, place.sizes, sizes, input) for place in branches]
-        verdict = field.unite(_absorbed(spread, sizes, input))
+        verdict = field.unite(field.absorbed(spread, sizes, input))
     return Place(verdict, main.layout, sizes)
 
 
@@ -128,23 +129,3 @@ def _one_after_the_other(branches: Sequence[Place]) -> Verdict:
         return Verdict(WHOLE)
     lost = next((place.verdict for place in branches if place.verdict.reach is None), None)
     return lost or Verdict(None, "branches stand one after the other along the positions")
-
-
-def _absorbed(branches: list[Verdict], sizes: Shape, input: Shape) -> list[Verdict]:
-    """The branches of a sequence without those that see no more than one which sees the same part everywhere."""
-    single = [v.reach[0] for v in branches if isinstance(v.reach, tuple) and len(v.reach) == 1]
-    fixed = [axis for axis in single if axis.jump == 0]
-    if len(single) < len(branches) or not fixed or len(fixed) == len(single):
-        return branches
-    outer = field.unite([Verdict((axis,)) for axis in fixed])
-    assert isinstance(outer.reach, tuple)
-    inside = all(_inside(axis, outer.reach[0], sizes[0], input[0]) for axis in single if axis.jump)
-    return [outer] if inside else branches
-
-
-def _inside(moving: Field, fixed: Field, count: int, end: int) -> bool:
-    """Whether what `count` positions see of an input of `end` lies inside a fixed part of it."""
-    outer = fixed.interval(0)
-    ends = {*range(min(moving.period, count)), *range(max(0, count - moving.period), count)}
-    seen = [interval for interval in map(moving.interval, ends) if interval is not None]
-    return outer is not None and all(outer[0] <= max(lo, 0) and min(hi, end - 1) <= outer[1] for lo, hi in seen)

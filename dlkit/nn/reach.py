@@ -63,7 +63,8 @@ class Tracker:
         last = layout == LAST and sample.is_floating_point()
         lead = 2 if sample.is_floating_point() and not last else 1
         self.rank = sample.dim() - lead - last
-        self.layout, self.crossed = layout, None if sample.is_floating_point() else False
+        self.layout = layout if sample.is_floating_point() else LAST  # tokens: embedded, they are T×D
+        self.crossed = None if sample.is_floating_point() else False
         self.extent = tuple(sample.shape[lead : lead + self.rank])
         axes = tuple((Atom((axis,), size),) for axis, size in enumerate(self.extent))
         dims = (*plain(sample.shape[:lead]), *axes, *plain(sample.shape[lead + self.rank :]))
@@ -89,7 +90,8 @@ class Tracker:
     def minds(self, channels: Dim) -> None:
         """Something takes the dimension `channels` for channels: the first that does tells where positions lie."""
         if self.crossed is None:
-            self.crossed = bool(axes_of([channels])) and all(a.axes or a.size == 1 for a in channels)
+            alone = all(a.axes or a.size == 1 for a in channels)
+            self.crossed = alone and len(axes_of([channels])) == 1  # several: an image that was flattened
 
     def positions(self, tensor: torch.Tensor | None) -> tuple[tuple[int, ...], str]:
         """The sizes of a tensor's spatial dimensions, in order, and its layout; empty where that is neither of two."""
@@ -233,10 +235,8 @@ class Run:
         atoms = [atom for dim in dims for atom in dim]
         seen = base.mixed | {axis for axis in axes_of(dims) if _covers(atoms, axis)}
         if len(seen) == self.tracker.rank:
-            whole = Verdict(WHOLE)
-            if self.tracker.rank == 1:
-                count, end = _count(atoms), self.tracker.extent[0]
-                whole = unite([field.everywhere(verdict, count, end) for verdict in factors or [base.verdict]])
+            count, input = (_count(atoms),), self.tracker.extent
+            whole = unite([field.everywhere(verdict, count, input) for verdict in factors or [base.verdict]])
             return State(tuple(plain(_sizes(kept))), whole, seen)
         verdict = base.verdict if base.verdict.reach is None else Verdict(None, self.name)
         return State(tuple(kept), verdict, seen)
@@ -364,12 +364,17 @@ def elementwise(run: Run, out: torch.Tensor, index: int) -> State | None:
         present = [(t.shape[-back], s.dims[-back], s) for t, s in run.known if t.dim() >= back]
         spatial = [dim for n, dim, _ in present if n == size and axes_of([dim])]
         dims.append(spatial[0] if spatial else (Atom((), size),))
-        local = [(n, dim) for n, dim, s in present if s.verdict.reach != WHOLE]
+        local = [(n, dim) for n, dim, s in present if not field.is_fixed(s.verdict)]
         aligned &= all(n == size if axes_of([dim]) else True for n, dim in local)
         aligned &= all(dim == dims[-1] for n, dim in local if spatial and n > 1)
+    sizes = tuple(prod(a.size for a in dim if a.axes) for dim in dims if axes_of([dim]))
+    if run.tracker.rank == 1 == len(sizes):
+        verdicts = field.absorbed(verdicts, sizes, run.tracker.extent)
     made = unite(verdicts)
+    if field.is_fixed(made):
+        dims = list(plain(out.shape))
     mixed = frozenset().union(*(state.mixed for _, state in run.known))
-    return State(tuple(dims), made if aligned or made.reach == WHOLE else Verdict(None, run.name), mixed)
+    return State(tuple(dims), made if aligned or field.is_fixed(made) else Verdict(None, run.name), mixed)
 
 
 def _same(run: Run, out: torch.Tensor, index: int) -> State | None:

@@ -116,8 +116,7 @@ def trace(module: nn.Module, input_shape: Shape, dtype: torch.dtype | None = Non
     extent = tracker.extent or input_shape
     calls = [row.call for row in rows]
     output = one_sample(output, larger)
-    layout = tracker.layout if two.is_floating_point() else LAST
-    return Traced(input_shape, output, steps, params, macs, kept, uncounted, kinds, extent, layout, calls)
+    return Traced(input_shape, output, steps, params, macs, kept, uncounted, kinds, extent, tracker.layout, calls)
 
 
 def on_meta(module: nn.Module) -> nn.Module:
