@@ -180,7 +180,7 @@ def test_gradients_of_grouped_convolutions(kind, groups):
     "text",
     [
         "resnet18",
-        "mobilenet_v2",
+        pytest.param("mobilenet_v2", marks=pytest.mark.slow),
         "3x32x32 conv:8,k3 gn:2 relu convt:4,k2,s2 sum(conv:4,k3,p1 | dwconv:k3,p1 | ) gap linear:3",
         "48 embed:90,32 pos:48 2*(sum(ln attn:4,causal=1 | ) sum(ln mlp:64 | )) ln lmhead:90,tie=1",
         "48 embed:90,32 2*(sum(rms attn:4,kv=2,causal=1,rope=1,bias=0 | ) sum(rms gmlp:80 | )) rms lmhead:90",
