@@ -320,7 +320,15 @@ def _row(
     taken = {column.name: summary[column.name] for column in SHARED if summary[column.name] is not None}
     row |= {name: value * train / whole for name, value in taken.items()} if whole else {}
     row |= counted.extra.get(part.name, {})
-    return row | ({"formula": counted.formulas.get(part.name)} if counted.formulas is not None else {})
+    return row | ({"formula": _formula(part, scale, counted)} if counted.formulas is not None else {})
+
+
+def _formula(part: Part, scale: Scale, counted: Counted) -> str | None:
+    """The formula of one unit, and how many units the run has."""
+    formula = (counted.formulas or {}).get(part.name)
+    if formula is None or scale == Scale():
+        return formula
+    return f"{formula}; × {scale.units}{f'/{scale.of}' if scale.of > 1 else ''} {counted.counts.unit}s"
 
 
 def _amount(count: Count, amount: Amount, params: int) -> tuple[int | None, int | None]:

@@ -202,7 +202,10 @@ def test_explained_formulas_are_right(name, depth):
 
 def test_a_bare_number_is_explained():
     row = costs.answer(["7B"], Amount(tokens=10**9), Counting("full"), "dlkit", NOWHERE, View(None, True)).rows[0]
-    assert row["formula"] == "forward 2·7000000000 + backward 4·7000000000 + recompute 2·7000000000 = 56000000000"
+    formula = "forward 2·7000000000 + backward 4·7000000000 + recompute 2·7000000000 = 56000000000"
+    assert row["formula"] == f"{formula}; × 1000000000 tokens"
+    row = costs.answer(["gpt2"], Amount(tokens=10**9), EXACT, "dlkit", NOWHERE, View(None, True)).rows[-1]
+    assert row["formula"].endswith("; × 1000000000/1024 samples")
 
 
 @pytest.mark.parametrize("convention", ["kaplan", "palm", "megatron", "chinchilla"])
