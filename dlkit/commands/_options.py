@@ -18,13 +18,14 @@ from dlkit.core.result import Result
 from dlkit.core.splitting import Splitting
 
 _DATA, _SPLIT, _TRAINING, _MACHINE, _START = "Reading the data", "Split", "Training", "Machine", "Starting point"
+_TEXT = "Text"
 
 
 Data = Annotated[
     str,
     typer.Argument(
         metavar="DATA",
-        help="A CSV, TSV, Parquet, JSONL, NPZ or IDX file, a folder of class folders of images, "
+        help="A CSV, TSV, Parquet, JSONL, NPZ or IDX file, a folder of class folders of images, a text (.txt), "
         "or digits, iris, wine, breast_cancer, diabetes.",
         show_default=False,
     ),
@@ -153,6 +154,16 @@ _JOB: dict[str, Any] = {
         str | None,
         typer.Option(metavar="RUN", help="Start from a run's weights, and its network if none is given.",
                      rich_help_panel=_START, show_default="drawn"),
+    ],
+    "vocab": Annotated[
+        str | None,
+        typer.Option(metavar="char|byte|bpe:SIZE", help="What a token of a text is.", rich_help_panel=_TEXT,
+                     show_default="char"),
+    ],
+    "context": Annotated[
+        int | None,
+        typer.Option(min=1, max=1 << 20, metavar="TOKENS", help="Tokens that the network reads at once.",
+                     rich_help_panel=_TEXT, show_default="128"),
     ],
     "freeze": Annotated[
         list[str] | None,

@@ -63,6 +63,14 @@ def split_words(words: Sequence[str] | None, command: str) -> tuple[list[str], s
     return list(words[:-1]), words[-1]
 
 
+def writes(runs: Sequence[str]) -> bool:
+    """Whether the one run that is named is of a language model."""
+    if len(runs) != 1:
+        return False
+    schema = open_run(runs[0]).schema
+    return isinstance(schema, dict) and schema.get("task") == "language-model"
+
+
 def open_ensemble(
     paths: Sequence[str], reading: Reading, device: str, tta: str | None, weights: str | None, stack: str | None
 ) -> "Ensemble":

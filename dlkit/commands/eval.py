@@ -11,7 +11,8 @@ Examples:
 Classes: accuracy, precision, recall, F1 (0/0 is 0), AUC (one against the rest beyond two
 classes), log loss, Brier score, calibration error (15 equal bins of the top class's
 probability), and what each class was taken for. Values: RMSE, MAE, R². Intervals are 95 %
-of a bootstrap over rows. Ranking: MRR and nDCG. Next: dlkit predict.
+of a bootstrap over rows. Ranking: MRR and nDCG. A text: perplexity, bits per byte.
+Next: dlkit predict.
 """
 
 from dataclasses import replace
@@ -20,6 +21,7 @@ from dlkit.commands import _options as opt
 from dlkit.commands import _runs, _score
 from dlkit.core.reading import Reading
 from dlkit.core.result import Result
+from dlkit.core.run import open_run
 
 
 @opt.reading(without=_runs.NOT_READING)
@@ -57,6 +59,10 @@ def command(
         return _score.pairs(reading, images, features, inception, window, data_range, splits)
     _score.refuse_for_runs(truth=truth, pred=pred, proba=proba, query=query, log_prob=log_prob, at=at, task=task)
     runs, data = _runs.split_words(words, "eval")
+    if _runs.writes(runs):
+        from dlkit.nn.language import score
+
+        return score(open_run(runs[0]), data, reading, device)
     from dlkit.data.evaluate import evaluate
 
     return evaluate(_runs.open_ensemble(runs, reading, device, tta, weights, stack), data, reading)

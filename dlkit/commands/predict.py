@@ -5,6 +5,7 @@ Examples:
   dlkit predict runs/titanic-mlp-1 new.csv --out predicted.parquet
   cat new.csv | dlkit predict runs/titanic-mlp-1 - --format jsonl
   dlkit predict runs/titanic-mlp-1 runs/titanic-boosting-1 new.csv --out both.csv
+  dlkit predict runs/tinyshakespeare-gpt-1 --generate 500 --prompt 'ROMEO:' --temperature 0.8
 
 The input's columns stay, in their order and as they are written; then come `prediction` and,
 for classes, the probability of each (`p_yes`); for a run of cluster, `cluster`. Columns are
@@ -17,8 +18,8 @@ from typing import Annotated
 
 import typer
 
+from dlkit.commands import _generate, _runs
 from dlkit.commands import _options as opt
-from dlkit.commands import _runs
 from dlkit.core.reading import Reading
 from dlkit.core.result import Result
 
@@ -37,7 +38,16 @@ def command(
     tta: _runs.Tta = None,
     weights: _runs.Weights = None,
     stack: _runs.Stack = None,
+    generate: _generate.Generate = None,
+    prompt: _generate.Prompt = None,
+    temperature: _generate.Temperature = None,
+    top_k: _generate.TopK = None,
+    seed: _generate.Seed = None,
 ) -> Result:
+    drawing = {"prompt": prompt, "temperature": temperature, "top_k": top_k, "seed": seed}
+    if generate:
+        return _generate.write(words, generate, device, **drawing)
+    _generate.refuse(**drawing)
     runs, data = _runs.split_words(words, "predict")
     whole = _runs.open_ensemble(runs, reading, device, tta, weights, stack)
     from dlkit.data import predict

@@ -3,6 +3,7 @@
 import shlex
 from dataclasses import dataclass, field, fields
 
+from dlkit.core.errors import DlkitError
 from dlkit.core.reading import Reading
 from dlkit.core.splitting import Splitting
 
@@ -19,8 +20,16 @@ class JobOptions:
     device: str = "auto"
     init_from: str | None = None
     freeze: tuple[str, ...] = ()
+    vocab: str | None = None
+    context: int | None = None
     reading: Reading = field(default_factory=Reading)
     splitting: Splitting = field(default_factory=Splitting)
+
+    def refuse_for_text(self) -> None:
+        """Refuse what is for a text alone, where the data is none."""
+        for name in ("vocab", "context"):
+            if getattr(self, name) is not None:
+                raise DlkitError(f"--{name} has no effect: {self.data} is not a text (.txt) for a language model")
 
     def words(self) -> str:
         """The part of a command line that says this, defaults left out."""

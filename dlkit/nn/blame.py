@@ -25,7 +25,7 @@ def with_rows(job: Job, state: State, failure: Diverged) -> Diverged:
 @torch.inference_mode()
 def _not_finite(job: Job, state: State, at: Tensor) -> Tensor:
     """For each row whether its loss is not finite under the weights as they are, B bool."""
-    x, y = (values.index_select(0, at.to(values.device)).to(job.device) for values in (job.train.x, job.train.y))
+    x, y = (values.to(job.device) for values in job.train.take(at.to(job.train.x.device)))
     x = job.train.normalise(x) if job.train.normalise else x
     was_training = state.model.training
     state.model.eval()

@@ -14,9 +14,10 @@ from dlkit.core.graph import Graph, walk
 from dlkit.core.job import JobOptions
 from dlkit.core.layers import Shape, show
 from dlkit.core.recipe import Recipe
-from dlkit.data import Dataset, Schema, fit_schema, hold_out, load
+from dlkit.data import Dataset, Schema, fit_schema, hold_out, is_text, load
 from dlkit.data.announce import announce
 from dlkit.data.split import Split
+from dlkit.data.texts import TASK
 from dlkit.nn import device as devices
 from dlkit.nn import precision
 from dlkit.nn.build import build
@@ -26,6 +27,7 @@ from dlkit.nn.loader import Batches, Normalise
 from dlkit.nn.objective import Objective, make_objective
 from dlkit.nn.ranks import ALONE, Ranks
 from dlkit.nn.start import Start, network_of, read_start
+from dlkit.nn.text import initialise, prepare_text
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,8 @@ class Job:
         model = build(self.graph, shape).to(self.device)
         for name, state in self.edges.items():
             model.get_submodule(name).load_state_dict(state, strict=False)
+        if self.schema.task == TASK:
+            initialise(model)
         self.start.apply(model)
         return model.to(memory_format=torch.channels_last) if len(shape) == 3 else model
 
@@ -65,8 +69,11 @@ class Job:
     def describe(self) -> str:
         """One line on what is about to be trained on what."""
         kind = f"{len(self.schema.classes)} classes" if self.schema.classes else f"regression of {self.dataset.target}"
+        rows = "rows"
+        if self.schema.task == TASK:
+            kind, rows = f"{self.objective.outputs} tokens", f"windows of {self.schema.input_shape[0]} tokens"
         return (
-            f"{self.dataset.name}: {self.train.rows:,} rows to train on, {self.valid.rows:,} to validate, {kind}; "
+            f"{self.dataset.name}: {self.train.rows:,} {rows} to train on, {self.valid.rows:,} to validate, {kind}; "
             f"{self.name} of {self.params:,} parameters on {devices.describe(self.device)}, "
             f"batches of {self.train.batch_size}{self._shared()}, {self.recipe.optimizer}"
         )
@@ -81,6 +88,9 @@ class Job:
 
 def prepare(options: JobOptions, recipe: Recipe, ranks: Ranks = ALONE, shard: bool = False) -> Job:
     """Read, split, fit the schema on the training side alone, parse the network and check that it fits the data."""
+    if is_text(options.data):
+        return prepare_text(options, recipe, ranks, shard)
+    options.refuse_for_text()
     device = devices.pick(options.device)
     precision.check(recipe.precision, device)
     dataset = load(options.data, options.splitting.reading(options.reading))
@@ -102,7 +112,7 @@ def prepare(options: JobOptions, recipe: Recipe, ranks: Ranks = ALONE, shard: bo
     _check_norms(graph, schema.input_shape, train.batch_size)
     unit = float(schema.target_std or 1.0)
     objective = make_objective(schema.task, schema.classes, unit, recipe, train.y, device)
-    _check_accumulate(recipe, train)
+    check_accumulate(recipe, train)
     edges = fit_edges(walk(graph, schema.input_shape), train.x)
     start = read_start(options.init_from, options.freeze)
     if options.init_from or options.freeze:
@@ -169,7 +179,7 @@ def _check_norms(graph: Graph, shape: Shape, batch_size: int) -> None:
             )
 
 
-def _check_accumulate(recipe: Recipe, train: Batches) -> None:
+def check_accumulate(recipe: Recipe, train: Batches) -> None:
     if recipe.accumulate > train.batch_size:
         raise DlkitError(
             f"--accumulate {recipe.accumulate} is more than the {train.batch_size} rows of a step",

@@ -92,11 +92,24 @@ class Batches:
 
     def in_order(self) -> Iterator[Batch]:
         """Every row once, in order, for evaluation; of several processes each gets its part."""
-        return self._batches(torch.arange(self.rows), self._all())
+        return self._batches(self.places(), self._all())
 
     def everything(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Every row once, in order, in each of several processes."""
-        return ((batch.x, batch.y) for batch in self._batches(torch.arange(self.rows), self._all(), ALONE))
+        return ((batch.x, batch.y) for batch in self._batches(self.places(), self._all(), ALONE))
+
+    def places(self) -> Tensor:
+        """The rows in the order in which they are evaluated, N int64."""
+        return torch.arange(self.rows)
+
+    @property
+    def count(self) -> int:
+        """How many targets there are, over which losses and metrics are means."""
+        return self.rows
+
+    def take(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Inputs and targets of some rows, where the data is."""
+        return self.x.index_select(0, rows), self.y.index_select(0, rows)
 
     def _all(self) -> range:
         return range(-(-self.rows // self.batch_size))
@@ -111,8 +124,8 @@ class Batches:
 
     def _gather(self, rows: Tensor, ranks: Ranks) -> Batch:
         own, part = ranks.share(rows)
-        whole = None if len(own) == len(rows) else self.y.index_select(0, rows)
-        return Batch(self.x.index_select(0, own), self.y.index_select(0, own), whole, part, own)
+        whole = None if len(own) == len(rows) else self.take(rows)[1]
+        return Batch(*self.take(own), whole, part, own)
 
     def _ahead(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         """Host to device: the next batch is gathered into pinned memory and copied while the last one computes."""

@@ -1,5 +1,6 @@
 """What a task minimises and what it reports: one definition, used by training, the finder and evaluation."""
 
+import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -8,6 +9,7 @@ from torch.nn import functional as F
 
 from dlkit.core.errors import DlkitError, nearest
 from dlkit.core.recipe import LOSSES, Recipe
+from dlkit.data.texts import TASK
 from dlkit.nn.loader import Batches
 from dlkit.nn.watch import Stopped, Watch
 
@@ -18,6 +20,7 @@ class Objective:
 
     classification  cross-entropy in nats, focal, or one binary cross-entropy a class; accuracy in [0, 1].
     regression      an error of the standardised target; RMSE in the target's own units (`unit` = its std).
+    language-model  cross-entropy of the next token in nats; perplexity, its exponential.
 
     smoothing   label smoothing of the cross-entropy
     weights     one for each class: the loss is Σ w·loss / Σ w, as torch's cross-entropy has it
@@ -36,7 +39,7 @@ class Objective:
 
     @property
     def metric(self) -> str:
-        return "accuracy" if self.task == "classification" else "rmse"
+        return {"classification": "accuracy", TASK: "perplexity"}.get(self.task, "rmse")
 
     def better(self, new: float, old: float | None) -> bool:
         """Whether `new` is a better metric than `old`; NaN never is."""
@@ -55,11 +58,16 @@ class Objective:
         return self.total(output, target) / self.weight(target)
 
     def weight(self, target: Tensor) -> Tensor | int:
-        """What a sum over these rows is divided by: their number, or the sum of their classes' weights."""
+        """What a sum over these rows is divided by: their number (of tokens), or the sum of their classes' weights."""
+        if self.task == TASK:
+            return target.numel()
         return len(target) if self.weights is None else self.weights[target].sum()
 
     def total(self, output: Tensor, target: Tensor) -> Tensor:
         """Sum over the batch; over micro-batches these add up to that of the whole one."""
+        if self.task == TASK:  # output B×T×vocabulary, target B×T
+            output, target = output.flatten(0, 1), target.flatten()
+            return F.cross_entropy(output, target, reduction="sum", label_smoothing=self.smoothing)
         if self.task == "classification":
             return self._of_classes(output, target)
         return _ERRORS[self.name or "mse"](output.squeeze(1), target, self.delta)
@@ -86,13 +94,17 @@ class Objective:
         return alone / alone.sum(1, keepdim=True)
 
     def statistic(self, output: Tensor, target: Tensor) -> Tensor:
-        """A sum over the batch from which the metric follows: correct rows, or squared errors."""
+        """A sum over the batch from which the metric follows: correct rows, squared errors, or surprise in nats."""
+        if self.task == TASK:
+            return self.plain().total(output, target)
         if self.task == "classification":
             return (output.argmax(1) == target).sum()
         return (output.squeeze(1).float() - target).square().sum()
 
     def value(self, total: float, rows: int) -> float:
-        """The metric from the summed statistic of `rows` rows."""
+        """The metric from the summed statistic of `rows` rows (or tokens)."""
+        if self.task == TASK:
+            return math.exp(min(total / rows, 700.0)) if total == total else total
         return total / rows if self.task == "classification" else (total / rows) ** 0.5 * self.unit
 
 
@@ -171,4 +183,4 @@ def evaluate(
         statistics.append(objective.statistic(output, batch.y) * batch.part)
     model.train(was_training)
     loss, total = batches.ranks.total(torch.stack([torch.stack(s).cpu().double().sum() for s in (losses, statistics)]))
-    return loss / batches.rows, objective.value(total, batches.rows)
+    return loss / batches.count, objective.value(total, batches.count)

@@ -12,8 +12,10 @@ from torch import Tensor, nn
 from dlkit.core import spec
 from dlkit.core.errors import DlkitError, bad_data
 from dlkit.core.graph import walk
+from dlkit.core.layers import Shape
 from dlkit.core.run import Run
 from dlkit.data import Rows, Schema
+from dlkit.data.texts import TASK
 from dlkit.nn import device as devices
 from dlkit.nn.build import build
 from dlkit.nn.job import default_batch_size, normaliser
@@ -94,8 +96,12 @@ class Network:
 def open_network(run: Run, device: str = "auto", views: tuple[View, ...] = ()) -> Network:
     """The network of a run of `train`. Damaged or foreign: exit code 65; no such device: 69."""
     where = devices.pick(device)
+    if isinstance(run.schema, dict) and run.schema.get("task") == TASK:
+        raise DlkitError(
+            f"{run.path}: a language model predicts no rows", "dlkit predict RUN --generate 200 lets it write"
+        )
     schema = Schema.from_json(run.schema)
-    model = _model(run, schema).to(where).eval()
+    model = rebuild(run, schema.input_shape, (len(schema.classes) or 1,)).to(where).eval()
     if len(schema.input_shape) == 3:
         model = model.to(memory_format=torch.channels_last)
     elif views:
@@ -109,8 +115,11 @@ def open_network(run: Run, device: str = "auto", views: tuple[View, ...] = ()) -
     return Network(schema, model, objective, where, size, views or Network.views)
 
 
-def _model(run: Run, schema: Schema) -> nn.Module:
-    """Built only where its weights are there: a text of a few bytes may ask for any number of them."""
+def rebuild(run: Run, input: Shape, output: Shape) -> nn.Module:
+    """The network of a run with its weights. Damaged, or not from `input` to `output`: exit code 65.
+
+    Built only where its weights are there: a text of a few bytes may ask for any number of them.
+    """
     try:
         weights = parse_weights(run.read(WEIGHTS))
     except SafetensorError as failure:
@@ -118,13 +127,12 @@ def _model(run: Run, schema: Schema) -> nn.Module:
     text = run.config.get("network")
     try:
         graph = spec.parse(text if isinstance(text, str) else "").graph
-        steps = walk(graph, schema.input_shape)
+        steps = walk(graph, input)
     except DlkitError as failure:
         raise bad_data(f"{run.path}: config.json holds no network that can be built: {failure.message}") from None
-    outputs = len(schema.classes) or 1
-    if steps[-1].output != (outputs,) or sum(step.params for step in steps) > sum(w.numel() for w in weights.values()):
+    if steps[-1].output != output or sum(step.params for step in steps) > sum(w.numel() for w in weights.values()):
         raise bad_data(f"{run.path}: network, schema and weights do not belong together")
-    model = build(graph, schema.input_shape)
+    model = build(graph, input)
     try:
         model.load_state_dict(weights)
     except RuntimeError:  # names or shapes that differ: torch's own message is many lines long

@@ -157,7 +157,7 @@ def _record(job: Job, state: State, epoch: Epoch, directory: RunDirectory | None
 def _verdict(job: Job, state: State, outcome: Outcome) -> Verdict:
     """Of the last epoch: as many training rows as there are validation rows are looked at."""
     objective = job.objective
-    score = train_score(state.stepper.judged, job.train, objective, job.valid.rows)
+    score = train_score(state.stepper.judged, job.train, objective, job.valid.count)
     return judge(objective, score, outcome.metric, job.valid.y, outcome.valid_losses)
 
 

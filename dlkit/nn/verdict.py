@@ -6,6 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+from dlkit.data.texts import TASK
 from dlkit.nn.loader import Batches
 from dlkit.nn.objective import Objective
 
@@ -26,7 +27,7 @@ def train_score(model: nn.Module, train: Batches, objective: Objective, rows: in
     seen, total = 0, 0.0
     for x, y in train.everything():
         total += objective.statistic(model(x), y).item()
-        seen += len(y)
+        seen += y.numel()
         if seen >= rows:
             break
     model.train(was_training)
@@ -62,18 +63,25 @@ def judge(objective: Objective, train: float, valid: float, targets: torch.Tenso
 
 
 def _error(objective: Objective, score: float) -> float:
+    if objective.task == TASK:
+        return math.log(score)
     return 1 - score if objective.task == "classification" else score
 
 
 def _constant(objective: Objective, targets: torch.Tensor) -> float:
     """The error of the best constant answer on these targets; not 0, so that one can divide by it."""
+    if objective.task == TASK:
+        shares = torch.bincount(targets.flatten()).double() / targets.numel()
+        return max(torch.special.entr(shares).sum().item(), 1e-30)
     if objective.task == "classification":
         return max(1 - torch.bincount(targets).max().item() / len(targets), 1 / len(targets))
     return max(targets.double().std(correction=0).item() * objective.unit, 1e-30)
 
 
 def _doubt(objective: Objective, score: float, rows: int) -> float:
-    """The standard error of a validation error: binomial; of an RMSE as for normal residuals."""
+    """The standard error of a validation error: binomial; of an RMSE as for normal residuals; nats likewise."""
+    if objective.task == TASK:
+        return math.log(score) / math.sqrt(rows)
     if objective.task == "classification":
         return math.sqrt(max(score * (1 - score), 1 / rows) / rows)
     return score / math.sqrt(2 * rows)

@@ -1,0 +1,101 @@
+"""A trained language model: how surprising a text is to it, and what it writes."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from dlkit.core.console import progress
+from dlkit.core.errors import DlkitError, bad_data
+from dlkit.core.reading import Reading
+from dlkit.core.result import Column, Result
+from dlkit.core.run import Run
+from dlkit.data.corpus import read_text_corpus
+from dlkit.data.texts import TASK, TextSchema
+from dlkit.nn import device as devices
+from dlkit.nn.objective import Objective
+from dlkit.nn.predictor import rebuild
+from dlkit.nn.windows import Windows
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the next token is drawn: its logits over `temperature` (0: the likeliest), of the `top_k` likeliest alone."""
+
+    tokens: int
+    prompt: str = ""
+    temperature: float = 1.0
+    top_k: int | None = None
+    seed: int = 0
+
+
+def is_language_model(run: Run) -> bool:
+    schema = run.schema
+    return run.command == "train" and isinstance(schema, dict) and schema.get("task") == TASK
+
+
+def open_language(run: Run, device: str) -> tuple[TextSchema, nn.Module, torch.device]:
+    """Schema and network of a run of `train` on a text. Damaged or foreign: exit code 65; no such device: 69."""
+    where = devices.pick(device)
+    schema = TextSchema.from_json(run.schema)
+    output = (schema.context, schema.vocabulary.size)
+    return schema, rebuild(run, schema.input_shape, output).to(where).eval(), where
+
+
+def score(run: Run, source: str, reading: Reading, device: str) -> Result:
+    """Perplexity of a text, window by window, each token once; a window's first tokens have little before them."""
+    schema, model, where = open_language(run, device)
+    text = read_text_corpus(source, reading).text
+    tokens = schema.vocabulary.encode(text)
+    if len(tokens) < schema.context + 1:
+        raise bad_data(f"{source}: {len(tokens)} tokens, where the context of {run.path} needs {schema.context + 1}")
+    batch = run.config.get("batch_size")
+    windows = Windows(tokens, schema.context, 4 * batch if isinstance(batch, int) else 64, where)
+    nats = _surprise(model, windows, Objective(TASK, schema.vocabulary.size)) / windows.count
+    # Tokens of one vocabulary cannot be compared with another's; bytes can.
+    scored = schema.vocabulary.decode(tokens[1 : windows.count + 1].tolist())
+    size = len(scored.encode("utf-8", "replace"))
+    summary = {
+        "perplexity": math.exp(min(nats, 700.0)),
+        "loss": nats,
+        "bits_per_byte": nats * windows.count / math.log(2) / size,
+        "rows": windows.count,
+    }
+    columns = [Column("metric"), Column("value", "float")]
+    rows = [{"metric": name, "value": value} for name, value in summary.items()]
+    return Result(columns, rows, summary, "perplexity", notes=[f"rows are tokens; {len(text):,} characters were read"])
+
+
+@torch.inference_mode()
+def _surprise(model: nn.Module, windows: Windows, objective: Objective) -> float:
+    """Σ −ln p of every token that is scored."""
+    sums = [objective.total(model(batch.x).float(), batch.y).double() for batch in windows.in_order()]
+    return float(torch.stack(sums).sum())
+
+
+def generate(run: Run, how: Sampling, device: str) -> Result:
+    """A text that goes on from the prompt, drawn token by token on the CPU's generator: alike on every device."""
+    schema, model, where = open_language(run, device)
+    start = schema.vocabulary.encode(how.prompt or "\n").tolist()
+    if not start:
+        raise DlkitError("--prompt has no token of the vocabulary")
+    with progress(how.tokens, "writing") as bar:
+        tokens = list(start)
+        generator = torch.Generator().manual_seed(how.seed)
+        for _ in range(how.tokens):
+            tokens.append(_next(model, tokens[-schema.context :], how, generator, where))
+            bar.advance()
+    text = schema.vocabulary.decode(tokens if how.prompt else tokens[len(start) :])
+    summary = {"text": text, "prompt": how.prompt, "tokens": how.tokens}
+    return Result([Column("text")], [{"text": text}], summary, "text", text=text)
+
+
+@torch.inference_mode()
+def _next(model: nn.Module, seen: list[int], how: Sampling, generator: torch.Generator, where: torch.device) -> int:
+    logits: Tensor = model(torch.tensor([seen], device=where))[0, -1].float().cpu()
+    if how.temperature == 0:
+        return int(logits.argmax())
+    if how.top_k is not None and how.top_k < len(logits):
+        logits[logits < logits.topk(how.top_k).values[-1]] = -math.inf
+    return int(torch.multinomial((logits / how.temperature).softmax(0), 1, generator=generator))

@@ -1,0 +1,102 @@
+"""A text, a network and a split, made ready for training: `nn.job.prepare` for language models."""
+
+import math
+
+import torch
+from torch import nn
+
+from dlkit.core import console, network, spec
+from dlkit.core.errors import DlkitError
+from dlkit.core.graph import Graph, walk
+from dlkit.core.job import JobOptions
+from dlkit.core.layers import show
+from dlkit.core.recipe import Recipe
+from dlkit.core.splitting import Splitting
+from dlkit.data.texts import TASK, TextSchema, read_texts
+from dlkit.nn import device as devices
+from dlkit.nn.build import build
+from dlkit.nn.objective import Objective
+from dlkit.nn.ranks import ALONE, Ranks
+from dlkit.nn.sequence import Attention, Mlp
+from dlkit.nn.start import network_of, read_start
+from dlkit.nn.windows import Windows
+
+VOCAB, CONTEXT = "char", 128
+INIT_STD = 0.02
+LARGEST_BATCH = 64
+
+
+def prepare_text(options: JobOptions, recipe: Recipe, ranks: Ranks = ALONE, shard: bool = False):  # type: ignore[no-untyped-def]
+    """Read the text, hold out its end, fit the vocabulary on what comes before, and check that the network fits."""
+    from dlkit.nn.job import Job, check_accumulate, default_batch_size
+
+    _refuse(options, recipe)
+    device = devices.pick(options.device)
+    texts, schema = read_texts(
+        options.data, options.reading, options.valid, options.vocab or VOCAB, options.context or CONTEXT
+    )
+    console.note(f"the last {100 * options.valid:g} % of the text validate; {schema.vocabulary.kind} vocabulary of "
+                 f"{schema.vocabulary.size} tokens")  # fmt: skip
+    name, graph = _network(options, schema)
+    rows = len(texts.train) // schema.context
+    size = min(options.batch_size or min(default_batch_size(rows), LARGEST_BATCH), max(rows - 1, 1))
+    train = Windows(texts.train, schema.context, size, device, options.seed, ranks, moves=True)
+    valid = Windows(texts.valid, schema.context, 4 * size, device, options.seed, ranks)
+    check_accumulate(recipe, train)
+    start = read_start(options.init_from, options.freeze)
+    if options.init_from or options.freeze:
+        start.check(build(graph, schema.input_shape), options.init_from)
+    objective = Objective(TASK, schema.vocabulary.size, smoothing=recipe.label_smoothing or 0.0)
+    fixed = objective, train, valid, device, {}, start, range(len(texts.train))
+    return Job(options, recipe, texts, schema, name, graph, *fixed, ranks, shard)  # type: ignore[arg-type]
+
+
+def _refuse(options: JobOptions, recipe: Recipe) -> None:
+    """What means nothing for a text."""
+    said = {
+        "--augment": recipe.augment,
+        "--class-weights": recipe.class_weights,
+        f"--loss {recipe.loss}": recipe.loss not in (None, "cross-entropy"),
+        "a split by columns": options.splitting != Splitting(),
+    }
+    for name, value in said.items():
+        if value:
+            raise DlkitError(f"{name} has no effect: the data is a text for a language model")
+
+
+def _network(options: JobOptions, schema: TextSchema) -> tuple[str, Graph]:
+    """(short name, graph) of the user's network or the default one."""
+    size, context = schema.vocabulary.size, schema.context
+    words = options.network or (network_of(options.init_from).split() if options.init_from else ())
+    if not words:
+        return "gpt", spec.parse(default_text(size)).graph
+    net = network.read(words)
+    if net.input is not None and net.input != schema.input_shape and options.network:
+        hint = f"--context {net.input[0]}, or a network for {context} tokens"
+        raise DlkitError(f"the network says its input is {show(net.input)}; the context is {context} tokens", hint)
+    output = walk(net.graph, schema.input_shape)[-1].output
+    if output != (context, size):
+        hint = f"begin with 'embed:{size},WIDTH pos' and end with 'lmhead:{size},tie=1'"
+        raise DlkitError(f"the network's output is {show(output)}, where {context}x{size} is needed", hint)
+    bare = words[0].partition(":")[0].removeprefix("@").rpartition("/")[2]
+    return (bare.removesuffix(".dlk") if len(words) == 1 and bare != "-" else "net"), net.graph
+
+
+def default_text(vocabulary: int) -> str:
+    """A small GPT in the network language: 4 blocks of width 128, 4 heads, the head tied to the embedding."""
+    block = "sum(ln attn:4,causal=1 dropout:0.1 | ) sum(ln mlp:512 dropout:0.1 | )"
+    return f"embed:{vocabulary},128 pos 4*({block}) ln lmhead:{vocabulary},tie=1"
+
+
+@torch.no_grad()
+def initialise(model: nn.Module) -> None:
+    """GPT-2's initial weights (Radford et al. 2019): N(0, .02), biases 0, ends of branches scaled."""
+    ends = [m.out for m in model.modules() if isinstance(m, Attention)]
+    ends += [m.down for m in model.modules() if isinstance(m, Mlp)]
+    for module in model.modules():
+        if isinstance(module, nn.Linear | nn.Embedding):
+            module.weight.normal_(0, INIT_STD)
+            if getattr(module, "bias", None) is not None:
+                module.bias.zero_()  # type: ignore[union-attr,operator]
+    for end in ends:
+        end.weight.normal_(0, INIT_STD / math.sqrt(len(ends)))
