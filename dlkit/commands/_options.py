@@ -222,7 +222,7 @@ def job(command: Callable[..., Result]) -> Callable[..., Result]:
 
     def wrapper(**arguments: Any) -> Result:
         if resumes:
-            arguments = resumed(arguments.pop("context"), arguments)
+            arguments = resumed(arguments.pop("ctx"), arguments)
         said = {name: arguments.pop(name) for name in _JOB}
         said |= {name: tuple(said[name] or ()) for name in ("network", "freeze")}
         divided = Splitting(**{name: arguments.pop(name) for name in _JOB_SPLITTING})
@@ -231,7 +231,7 @@ def job(command: Callable[..., Result]) -> Callable[..., Result]:
     shared = [_parameter(name, kind, JobOptions) for name, kind in _JOB.items()]
     if resumes:  # then DATA may be left out: the run that is taken up says it
         shared[0] = shared[0].replace(default=None, annotation=_optional(Data))
-        own.append(inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context))
+        own.append(inspect.Parameter("ctx", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context))
     divide = [_parameter(name, _SPLITTING[name], Splitting) for name in _JOB_SPLITTING]
     read = [_parameter(name, kind, Reading) for name, kind in _READING.items()]
     return _as_command(wrapper, command, [*shared[:2], *own, *shared[2:], *divide, *read])
