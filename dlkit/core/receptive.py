@@ -297,6 +297,8 @@ def _box(axis: Field, o: int) -> tuple[int, int] | None:
 def _position(pixel: str, step: Step) -> list[int]:
     parts = pixel.split(",")
     sizes = step.positions
+    if not sizes:
+        raise DlkitError(f"--pixel asks for a position, and {step.name}'s output has none", "--at names another layer")
     expected = f"a position of {step.name}'s output, {' and '.join(f'0 to {size - 1}' for size in sizes)}"
     if not all(part.isascii() and part.isdecimal() and len(part) < 10 for part in parts) or len(parts) != len(sizes):
         raise DlkitError(f"--pixel must be {expected}; got {pixel!r}")

@@ -132,7 +132,9 @@ class Tracker:
         self.minds(state.dims[-1])
         walks, over = axes_of([state.dims[time]]), axes_of([state.dims[-1]])
         verdict, end = state.verdict, Verdict(WHOLE)
-        if over or (walks and len(walks) < self.rank):
+        if not walks and not over and time == 0 and x.dim() == 3 and self.rank:
+            verdict = end = Verdict(None, f"{name}, which runs over the batch: it lacks batch_first=True")
+        elif over or (walks and len(walks) < self.rank):
             verdict = end = Verdict(WHOLE) if over and self.rank == 1 else Verdict(None, name)
         elif walks:
             verdict = advance(verdict, WHOLE if both else PAST)

@@ -88,6 +88,7 @@ def test_want_per_axis():
         ("vgg16", {"want": "3x3x3"}, 2, ["--want", "3 axes", "has 2"]),
         ("vgg16", {"at": "conv33"}, 2, ["--at", "'conv33'", "'conv13'"]),
         ("vgg16", {"pixel": "7,0"}, 2, ["--pixel", "0 to 6 and 0 to 6", "'7,0'"]),
+        ("vgg16", {"at": "linear1", "pixel": "0"}, 2, ["--pixel", "linear1's output has none"]),
         ("vgg16", {"pixel": "1"}, 2, ["--pixel", "'1'"]),
         ("vgg16", {"pixel": "-1,0"}, 2, ["--pixel", "'-1,0'"]),
         ("conv:8,k3", {"pixel": "1,1"}, 2, ["--pixel", "input's shape"]),

@@ -40,6 +40,11 @@ def test_the_same_fields_as_the_text(place, dlkit):
     assert {**found["summary"], "layer": ""} == {**wanted.summary, "layer": ""}
 
 
+def test_a_recurrent_layer_over_the_batch_is_named(inside):
+    assert_error(inside("rf", "20x8", "torch.nn:GRU:8,4"), 2, "batch_first")
+    assert inside("convshape", "20x8", "torch.nn:GRU:8,4").code == 0
+
+
 def test_its_options(place, dlkit):
     assert dlkit("rf", "3x64x64", "net.py:Net", "--at", "2", "-q").out == "11\n"
     assert dlkit("rf", "3x64x64", "net.py:Net", "--want", "8", "-q").out == "2\n"
