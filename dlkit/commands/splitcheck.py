@@ -53,7 +53,9 @@ def command(
         Literal["forest", "boosting", "linear"] | None,
         _how("Tells the sides apart.", show_default="forest; boosting from 5000 rows on"),
     ] = None,
-    threshold: Annotated[float, _how("AUC above which they can be told apart.", min=0.5, max=0.99)] = 0.55,
+    threshold: Annotated[
+        float, _how("AUC above which they can be told apart.", parser=opt.share, metavar="AUC")
+    ] = 0.55,
     ablate: Annotated[bool, _how("Drop the telling columns, refit the task.", "--ablate")] = False,
     embed: Annotated[str | None, _how("Compare rows as the network of this run sees them.", metavar="RUN")] = None,
     weights: Annotated[str | None, _besides("Write importance weights of the rows of train.")] = None,
@@ -64,6 +66,8 @@ def command(
     from dlkit.ml import splitcheck as checks
     from dlkit.ml.checks.adversarial import Settings
 
+    if threshold < 0.5:
+        raise typer.BadParameter(f"must be 0.5 or more. Got {threshold:g} instead.", param_hint="--threshold")
     embedder = None
     if embed is not None:
         from dlkit.core.run import open_run

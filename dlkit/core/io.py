@@ -60,6 +60,8 @@ def replacing(path: Path) -> Iterator[Path]:
     """A file beside `path` to write to, which takes its place when the block ends, and is gone if that fails."""
     import tempfile  # 2 ms that a calculator never needs
 
+    if path.exists() and not path.is_file():  # a device or a pipe would be gone, with a file of its name in its place
+        raise OSError(errno.EINVAL, "this is no file that could be replaced", str(path))
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     os.close(handle)
     temporary = Path(name)

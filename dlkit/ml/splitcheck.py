@@ -16,7 +16,7 @@ from dlkit.ml.checks.drift import Drift
 from dlkit.ml.checks.finding import CHECKS, Finding
 from dlkit.ml.checks.images import Embed
 from dlkit.ml.checks.sides import Sides, open_sides
-from dlkit.ml.checks.units import units_of
+from dlkit.ml.checks.units import whole_units
 from dlkit.ml.engine import Engine, open_engine
 
 COLUMNS = (
@@ -94,7 +94,7 @@ def examine(
     sides: Sides, settings: Settings, engine: Engine, embed: Embed | None = None, ablate: bool = False
 ) -> Report:
     """Every check, once. `embed` makes numbers of rows for the checks that compare what rows look like."""
-    units = units_of([sides.frame[name] for name in sides.groups]) if sides.groups else None
+    units = whole_units([sides.frame[name] for name in sides.groups], sides.is_valid)
     later = together.is_later(sides)
     seen = images.embedded(sides, embed) if embed is not None or sides.arrays is not None else sides
     with console.progress(len(CHECKS) + ablate, "checking", "check") as bar:
@@ -133,6 +133,8 @@ def _check_place(path: Path) -> None:
     """Whether a file can be made there, before the work is done that it is to hold."""
     if path.is_dir():
         raise DlkitError(f"{path} is a folder", "name a file in it", ExitCode.CANT_CREATE)
+    if path.exists() and not path.is_file():
+        raise DlkitError(f"{path} is no file", code=ExitCode.CANT_CREATE)
     if not path.parent.is_dir():
         raise DlkitError(f"{path}: there is no folder {path.parent}", code=ExitCode.CANT_CREATE)
 

@@ -15,6 +15,7 @@ from dlkit.ml.checks.schema import check_labels, check_schema
 from dlkit.ml.checks.sides import open_sides
 from dlkit.ml.checks.units import units_of
 from dlkit.ml.engine import Engine
+from dlkit.ml.splitcheck import examine
 
 
 def table(rows: int, seed: int = 0, **more) -> pl.DataFrame:
@@ -362,6 +363,21 @@ def test_groups_that_differ_are_told_apart(sides):
     found = adversarial(moved, units_of([moved.frame["patient"]]))
     assert_found(found.finding, "fail", "`a`")
     assert found.p_value <= 0.05
+
+
+@pytest.mark.parametrize("column", ["colour", "y"])
+def test_groups_that_are_torn_leave_rows_to_be_judged(sides, column):
+    torn = sides(table(150), table(60, 1), groups=[column])
+    found = examine(torn, Settings(model="linear"), Engine(1))
+    assert {one.check: one.verdict for one in found.findings}["groups"] == "fail"
+    assert "whole groups" not in found.found.finding.detail
+
+
+@pytest.mark.parametrize("scale", [1e300, 1e-300])
+def test_numbers_at_the_ends_of_floats(sides, scale):
+    ends = [table(n, s).with_columns(pl.col("a") * scale) for n, s in ((150, 0), (60, 1))]
+    found = examine(sides(*ends), Settings(model="linear"), Engine(1))
+    assert all(one.verdict != "fail" for one in found.findings)
 
 
 # --- images ----------------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import sys
 
 import numpy as np
@@ -209,6 +210,7 @@ def test_a_run_sees_the_rows(check, finished_run):
         (["-", "-"], 2, "stdin"),
         (["T", "V", "--engine", "cloud"], 2, "dask://HOST:PORT"),
         (["T", "V", "--threshold", "0.3"], 2, "0.5"),
+        (["T", "V", "--threshold", "nan"], 2, "nan"),
         (["T", "V", "--model", "svm"], 2, "svm"),
         (["T", "V", "--plot", "p.bmp"], 2, ".png"),
         (["T", "V", "--plot", "no/p.png"], 73, "no"),
@@ -227,6 +229,12 @@ def test_refused(inside, tmp_path, words, code, said):
     assert (ran.code, ran.out) == (code, ""), ran
     assert ran.err.count("dlkit: error:") == 1 and said in ran.err, ran.err
     assert {path.name for path in tmp_path.iterdir()} == {"T.csv", "V.csv"}
+
+
+def test_a_pipe_is_not_replaced_by_a_file(inside, two, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    ran = inside("splitcheck", *shifted(two), "--weights", "pipe")
+    assert (ran.code, ran.out) == (73, "") and "pipe" in ran.err and (tmp_path / "pipe").is_fifo()
 
 
 def test_a_picture_without_matplotlib(inside, two, monkeypatch):

@@ -96,11 +96,11 @@ def check(sides: Sides, settings: Settings, engine: Engine, units: np.ndarray | 
         return Adversarial(skip(CHECK, f"too few rows to tell: one {what} on a side"), rows, columns=apart)
     model = settings.model or choose(len(rows))
     separation = separate(matrix, is_valid, engine, model, units, settings.seed)
-    p = p_value(matrix, is_valid, separation, engine, units, settings.seed)
+    is_few = fewest < (FEWEST_ROWS if units is None else FEWEST_UNITS)
+    p = normal_p(separation) if is_few else p_value(matrix, is_valid, separation, engine, units, settings.seed)
     tellings = tuple(importance.importances(matrix, is_valid, separation.folds, settings.seed))
     told = _report(sides, rows, matrix, is_valid, units, tellings, settings.seed) if p <= SIGNIFICANT else ()
     columns = (*apart, *told)
-    is_few = fewest < (FEWEST_ROWS if units is None else FEWEST_UNITS)
     finding = verdict(separation, p, settings.threshold, is_few, is_later)
     said = _describe(sides, rows, matrix, separation, p, units)
     detail = _and_apart(f"{said}: {finding.detail}", (*told[:2], *apart[:2]))
@@ -165,9 +165,6 @@ def p_value(
 ) -> float:
     """One-sided. Groups: whole groups change sides. Few rows: rows do. Else the corrected interval says."""
     if units is not None:
-        train, valid = sides_of(units, is_valid)
-        if len(np.intersect1d(train, valid)):
-            return normal_p(separation)  # groups on both sides cannot change sides; the check of groups fails
         return _permute_groups(matrix, is_valid, engine, units, seed)
     if separation.model != "forest" or len(is_valid) > MOST_REFITTED:
         return normal_p(separation)

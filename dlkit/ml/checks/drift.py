@@ -13,7 +13,7 @@ from scipy import stats
 from dlkit.data import Role
 from dlkit.data.infer import as_text
 from dlkit.ml.checks.finding import Finding, Verdict, chance, skip
-from dlkit.ml.checks.matrix import codes, floats
+from dlkit.ml.checks.matrix import LARGEST, codes, floats
 from dlkit.ml.checks.sides import Sides
 from dlkit.ml.checks.units import sample
 
@@ -110,7 +110,7 @@ def column_of(values: pl.Series, role: Role) -> tuple[np.ndarray, bool]:
         values = values.str.len_chars().cast(pl.Float64)
     if values.dtype == pl.String or role == Role.CATEGORICAL:
         return codes(as_text(values)), False
-    return floats(values), True
+    return np.clip(floats(values), -LARGEST, LARGEST), True
 
 
 def _by_units(

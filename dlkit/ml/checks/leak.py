@@ -70,6 +70,9 @@ def check_target_leak(sides: Sides, seed: int = 0) -> Finding:
 def predicts(values: np.ndarray, labels: np.ndarray, is_class: bool, seed: int = 0) -> float:
     """What a tree on this one column predicts out of fold, 1 all and 0 nothing: (accuracy − most frequent) / (1 − most
     frequent) of classes, R² of numbers."""
+    classes = len(np.unique(labels))
+    if is_class and 2 * classes > len(labels):
+        return 0.0  # hardly a class has a second row
     x, predicted = values.reshape(-1, 1).astype(np.float32), np.empty(len(labels))
     for train, held_out in KFold(FOLDS, shuffle=True, random_state=seed).split(x):
         tree = (DecisionTreeClassifier if is_class else DecisionTreeRegressor)(min_samples_leaf=2, random_state=seed)

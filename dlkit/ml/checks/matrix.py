@@ -11,7 +11,8 @@ from dlkit.data.infer import as_text
 
 # scikit-learn's histogram trees take no more categories than this; those beyond, in order of frequency, are one.
 MOST_CATEGORIES = 254
-LARGEST = float(np.finfo(np.float32).max)
+LARGEST = 1e30
+"""Numbers beyond are cut off: their squares would leave float32 and float64 behind, and trees ask for no more."""
 
 
 @dataclass(frozen=True, eq=False)

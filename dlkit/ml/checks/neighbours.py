@@ -8,8 +8,8 @@ from dlkit.ml.checks.finding import Finding, percent, skip
 from dlkit.ml.checks.matrix import Matrix
 from dlkit.ml.checks.sides import Sides
 
-THRESHOLD, NEAR = 0.05, 0.01
-"""Of valid this share may be nearer than the nearest 1 % of train are to one another."""
+THRESHOLD, NEAR, FEWEST_NEAR = 0.05, 0.01, 6
+"""Of valid this share may be nearer than the nearest 1 % of train (six rows at least) are to one another."""
 CHANCE = 0.001
 MOST_KNOWN, MOST_ASKED = 50_000, 2_000
 FEWEST = 30
@@ -37,14 +37,18 @@ def check_near_duplicates(sides: Sides, seed: int = 0) -> Finding:
     apart = within[within > tiny]
     if len(apart) < FEWEST:
         return skip("near_duplicates", "rows repeat too often for distances between them to mean anything")
-    near = float(np.quantile(apart, NEAR))
+    rank = max(round(NEAR * len(apart)), FEWEST_NEAR)
+    near = float(np.partition(apart, rank - 1)[rank - 1])
     rest = across[across > tiny]
     count = int((rest < near).sum())
     share = count / len(across)
-    chance = stats.binomtest(count, len(rest), 2 * NEAR, alternative="greater").pvalue if len(rest) else 1.0
+    # How many of m fall below the k-th smallest of n is beta-binomial, whatever the distribution; two rows that are
+    # each other's nearest make one distance twice, so that k and n count by half.
+    law = stats.betabinom(max(len(rest), 1), rank / 2, (len(apart) - rank + 1) / 2)
+    chance = float(law.sf(count - 1))
     middle = [float(np.median(side)) for side in (across, within)]
     detail = (
-        f"{percent(share)} of {len(asked):,} rows of valid are nearer to train than its nearest {percent(NEAR)} are to "
+        f"{percent(share)} of {len(asked):,} rows of valid are nearer to train than its nearest {rank:,} are to "
         f"each other; median distance {middle[0]:.3g}, within train {middle[1]:.3g}"
     )
     if len(known) < len(train):

@@ -112,12 +112,12 @@ def folds_of(
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """(fitted rows, held-out rows) of each fold: as many as `most`, or as the smaller side has rows or units.
 
-    Units, not rows, are dealt out evenly; one on both sides counts for the side where it has more rows.
+    Units, not rows, are dealt out evenly; each is on one side.
     """
     if units is None:
         return _stratified(is_valid, seed, most)
     number = np.unique(units, return_inverse=True)[1]
-    side = np.bincount(number, is_valid) * 2 > np.bincount(number)
+    side = np.bincount(number, is_valid) > 0
     return [tuple(np.flatnonzero(np.isin(number, part)) for part in fold) for fold in _stratified(side, seed, most)]
 
 

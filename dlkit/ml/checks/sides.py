@@ -20,6 +20,7 @@ from dlkit.ml.checks.matrix import Encoding
 
 # A column named as an id, with more values than this, is one though they repeat: customer_id.
 FEWEST_IDS = 20
+LARGEST_TARGET = 1e100
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,8 +108,13 @@ def open_sides(
     sides = _pool(first, second, reading)
     for option, names in (("group", groups), ("time", () if time is None else (time,))):
         for name in names:
-            check_column(f"{first.source} (with {second.source})", option, name, sides.frame.columns)
+            check_column(both_names(first, second), option, name, sides.frame.columns)
     return _with_target(replace(sides, groups=tuple(groups), time=time), reading)
+
+
+def both_names(train: Rows, valid: Rows) -> str:
+    """The sources as a message names them."""
+    return train.source if train.source == valid.source else f"{train.source} and {valid.source}"
 
 
 def _halves(rows: Rows, split: str | None) -> tuple[Rows, Rows]:
@@ -194,7 +200,9 @@ def _with_target(sides: Sides, reading: Reading) -> Sides:
     if name not in sides.frame.columns:
         return replace(sides, target_name=name, notes=notes)
     numbers = [rows.place.numbers_of(np.arange(rows.rows)) for rows in (sides.train, sides.valid)]
-    place = Place(f"{sides.train.source} and {sides.valid.source}", np.concatenate(numbers), sides.train.place.unit)
+    place = Place(both_names(sides.train, sides.valid), np.concatenate(numbers), sides.train.place.unit)
     inference = Inference(place, is_text=False)
     target = read_target(sides.frame[name], inference, reading.task, reading.role(name))
+    if not target.classes and float(np.abs(target.labels).max()) > LARGEST_TARGET:
+        raise bad_data(f"{place.source}: the target {name!r} has numbers beyond {LARGEST_TARGET:g}")
     return replace(sides, target_name=name, target=target, notes=(*notes, *inference.notes))

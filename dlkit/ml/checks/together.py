@@ -133,7 +133,8 @@ def _early(sides: Sides, name: str) -> tuple[float, str]:
     values = sides.frame[name]
     if values.dtype == pl.String:
         raise bad_data(
-            f"--time: column {name!r} holds text, neither dates nor numbers", f"--datetime {name} names a cell"
+            f"--time: column {name!r} holds text, neither dates nor numbers",
+            f"--datetime {name} says which cell is no date",
         )
     train, valid = (values.filter(pl.Series(side)).drop_nulls() for side in (~sides.is_valid, sides.is_valid))
     if not len(train) or not len(valid):

@@ -32,6 +32,15 @@ def units_of(columns: Sequence[pl.Series]) -> np.ndarray:
     return connected_components(links, directed=False)[1].astype(np.int64)
 
 
+def whole_units(columns: Sequence[pl.Series], is_valid: np.ndarray) -> np.ndarray | None:
+    """The units of the group columns; None where there are none, or where one is on both sides: then the split is torn,
+    as the check of groups says, whole groups cannot change sides, and rows are judged by themselves."""
+    if not columns:
+        return None
+    units = units_of(columns)
+    return None if len(np.intersect1d(*sides_of(units, is_valid))) else units
+
+
 def sides_of(units: np.ndarray, is_valid: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(train units, valid units): the distinct ones on each side. A unit on both sides is in both."""
     return np.unique(units[~is_valid]), np.unique(units[is_valid])
