@@ -134,7 +134,7 @@ def listed(folder: Path) -> list[Path]:
 
 
 def read(path: Path) -> bytes | None:
-    """A checkpoint's bytes, or None where they are not those that its name says. Not readable: exit code 74."""
+    """A checkpoint's bytes, or None where they are not those that its name says, or are none. Not readable: 74."""
     try:
         data = path.read_bytes()
     except FileNotFoundError:
@@ -143,7 +143,13 @@ def read(path: Path) -> bytes | None:
         reason = (failure.strerror or str(failure)).lower()
         raise DlkitError(f"{path}: {reason}", code=ExitCode.IO_ERROR) from None
     found = _NAME.fullmatch(path.name)
-    return data if found and hashlib.sha256(data).hexdigest() == found[3] else None
+    if not found or hashlib.sha256(data).hexdigest() != found[3]:
+        return None
+    needs = {"aliases"} if found[1] is None else {"aliases", "best", "config", "state", "threads"}
+    try:
+        return data if needs <= facts_of(data).keys() else None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None  # somebody else's file, whole as it may be
 
 
 def parse(data: bytes) -> Saved:

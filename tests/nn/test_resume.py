@@ -9,14 +9,14 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save
 
 from dlkit.core import console
 from dlkit.core.errors import DlkitError, ExitCode
 from dlkit.core.job import JobOptions
 from dlkit.core.recipe import Recipe
 from dlkit.core.run import RunDirectory
-from dlkit.nn.checkpoint import Checkpoints, listed
+from dlkit.nn.checkpoint import Checkpoints, header, listed
 from dlkit.nn.fit import fit
 from dlkit.nn.job import Job, prepare
 from dlkit.nn.state import State
@@ -269,6 +269,28 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_taken(inside, tmp_p
     ran = inside("train", *IRIS, "--resume", "whole")
     assert (ran.code, ran.out) == (65, "")
     assert older
+
+
+def test_what_somebody_else_wrote_is_no_checkpoint(inside, tmp_path):
+    """Whole by its name, but of another kind, or of another network: refused or passed over, without running code."""
+    trained(inside, *IRIS, "--out", "run")
+    newest = listed(tmp_path / "run" / "checkpoint")[0]
+    good = header(newest) | {"best": None, "aliases": {}}
+    for facts, code in (
+        (None, 0),
+        ({}, 0),
+        (good | {"best": "../../../etc/passwd"}, 0),
+        (good | {"state": 5}, 65),
+        (good | {"state": {"dict": [["model", {"tensor": "w"}]]}}, 65),
+        (good | {"state": {"tensor": "nothing"}}, 65),
+        (good | {"config": {"fingerprint": "another"}}, 2),
+    ):
+        data = save({"w": torch.zeros(3)}, None if facts is None else {"dlkit": json.dumps(facts)})
+        forged = newest.with_name(f"{10**8:09d}-000099-{hashlib.sha256(data).hexdigest()}.safetensors")
+        forged.write_bytes(data)
+        ran = inside("train", *IRIS, "--resume", "run")
+        assert ran.code == code and "internal error" not in ran.err, (facts, ran)
+        forged.unlink(missing_ok=True)
 
 
 def flip(path, rng: random.Random) -> None:
