@@ -96,7 +96,7 @@ _READING: dict[str, Any] = {
     "numeric": _columns("Read as numbers."),
     "categorical": _columns("Read as categories."),
     "datetime": _columns("Read as dates and times."),
-    "text": _columns("Read as prose: no feature."),
+    "text": _columns("Read as prose: words for baseline, else no feature."),
     "id": _columns("Tells rows or groups apart: no feature.", "--id"),
     "drop": _columns("Left out."),
     "delimiter": Annotated[

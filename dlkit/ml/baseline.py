@@ -23,7 +23,7 @@ from dlkit.data.announce import announce
 from dlkit.ml import board as words
 from dlkit.ml import persist
 from dlkit.ml.board import Board
-from dlkit.ml.data import Prepared, prepare
+from dlkit.ml.data import Prepared, near_leaks, prepare
 from dlkit.ml.engine import DASK, open_engine
 from dlkit.ml.families import BY_NAME, choose
 from dlkit.ml.pool import Cluster, Finisher, Processes, free_bytes
@@ -45,6 +45,10 @@ def answer(contest: Contest, started: float) -> Result:
         families = _with_saved(contest.save, dataset.task, families)
     prepared = prepare(contest, dataset)
     leaks = announce(dataset, prepared.notes[len(dataset.notes) :])
+    unit = "accuracy above the most frequent class" if dataset.classes else "R²"
+    for name, share in near_leaks(prepared, leaks).items():
+        console.warn(f"column {name!r} alone predicts {dataset.target!r} ({unit} {share:.3f}): is it known beforehand?")
+        leaks.append(name)
     if (said := words.imbalance(prepared)) is not None:
         console.note(said)
     console.note(words.about(prepared))

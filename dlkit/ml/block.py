@@ -119,6 +119,11 @@ class Coding:
         return int(np.prod(self.image)) if self.image else len(self.columns)
 
     @property
+    def names(self) -> list[str]:
+        """The column that each column of `numbers` comes from."""
+        return [c["name"] for c in self.columns if c["kind"] != "text" for _ in c.get("parts", ("value",))]
+
+    @property
     def width(self) -> int:
         """Columns of the matrix that most models are fitted on: categories of few values one-hot; words apart."""
         sizes = [len(column.get("categories", ())) for column in self.columns]

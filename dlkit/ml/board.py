@@ -12,7 +12,6 @@ from dlkit.core.result import Column, Row
 from dlkit.ml.data import Prepared
 from dlkit.ml.families import starting_k
 from dlkit.ml.race import Entry, Race
-from dlkit.ml.scoring import Sample
 
 ALIKE = 0.05
 """Two models are told apart where the p-value of their difference is below this."""
@@ -216,6 +215,3 @@ def figure(one: dict[str, Any], kind: str) -> str:
         return f"{100 * one['score']:.2f}{error} %"
     error = "" if one["score_se"] is None else f" ± {units.significant(one['score_se'], 3)}"
     return f"{units.significant(one['score'], 5)}{error}"
-
-
-__all__ = ["Board", "Sample", "about", "columns", "imbalance", "verdict"]

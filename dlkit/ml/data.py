@@ -1,5 +1,6 @@
 """From a data set to what the fits of a board share: coded columns, folds, and the schema that a saved model keeps."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,10 +13,12 @@ from dlkit.data.load import read_table
 from dlkit.data.split import folds as split_folds
 from dlkit.data.split import hold_out
 from dlkit.ml.block import Coding
+from dlkit.ml.checks.leak import FEWEST_ROWS, THRESHOLD, predicts
 from dlkit.ml.families import Context
 from dlkit.ml.scoring import Metric, choose
 from dlkit.ml.trial import Data, Fold
 
+LEAK_ROWS, LEAK_COLUMNS = (FEWEST_ROWS, 2_000), 200
 MOST_TEST_ROWS = 20_000
 """Rows of a fold that are scored: five folds of these tell models apart well enough."""
 
@@ -70,6 +73,23 @@ def prepare(contest: Contest, dataset: Dataset) -> Prepared:
     )
     data = Data(numbers, texts, labels, (*folds, final), coding.layout, context)
     return Prepared(dataset, schema, coding, data, metric, len(sides), coding.width, ratio, (*notes, *said))
+
+
+def near_leaks(prepared: Prepared, known: Sequence[str]) -> dict[str, float]:
+    """Columns that alone predict nearly all there is to predict, by splitcheck's rule, and how much; `known` apart.
+
+    A look at a few rows of each column: tables of very many columns are left to splitcheck.
+    """
+    coding, data = prepared.coding, prepared.data
+    if coding.image or not LEAK_ROWS[0] <= prepared.dataset.rows or data.numbers.shape[1] > LEAK_COLUMNS:
+        return {}
+    rows = data.folds[-1].sample(LEAK_ROWS[1])
+    found: dict[str, float] = {}
+    for i, name in enumerate(coding.names):
+        if name not in known:
+            share = predicts(data.numbers[rows, i], data.labels[rows], bool(prepared.dataset.classes))
+            found |= {name: max(share, found.get(name, 0.0))} if share >= THRESHOLD else {}
+    return found
 
 
 def _validation(contest: Contest, schema: Schema) -> tuple[Rows, np.ndarray]:

@@ -194,7 +194,7 @@ def test_models_by_name(inside, board):
 
 
 def test_rows_come_in_the_same_order_whatever_ends_first(inside):
-    words = ("baseline", "iris", "--models", "tree,knn,logistic,bayes", *QUICK, "--format", "jsonl")
+    words = ("baseline", "iris", "--models", "tree,bayes", *QUICK, "--format", "jsonl")
     first, second = ([json.loads(line) for line in inside(*words).out.splitlines()] for _ in range(2))
     timed = {"fit_seconds", "predict_seconds", "memory_bytes"}
     for a, b in zip(first, second, strict=True):
