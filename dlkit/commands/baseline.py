@@ -13,24 +13,14 @@ A fit that outruns its time is killed. Next: dlkit eval, dlkit predict on the ru
 """
 
 import time
-from typing import Annotated, Any
+from typing import Any
 
-import typer
-
+from dlkit.commands import _board as board
 from dlkit.commands import _options as opt
-from dlkit.core import units
+from dlkit.core.contest import Contest
 from dlkit.core.reading import Reading
 from dlkit.core.result import Result
 from dlkit.core.splitting import Splitting
-
-_BOARD = "Board"
-
-
-def _budget(text: str) -> float:
-    try:
-        return units.duration(text)
-    except ValueError as problem:
-        raise typer.BadParameter(str(problem)) from None
 
 
 @opt.reading()
@@ -40,52 +30,22 @@ def command(
     splitting: Splitting,
     data: opt.Data,
     *,
-    models: Annotated[
-        list[str] | None,
-        typer.Option(help="Families, by comma: svm, forest, …; also kmeans, em. Repeatable.", rich_help_panel=_BOARD,
-                     show_default="all that suit the task"),
-    ] = None,
-    metric: Annotated[
-        str | None,
-        typer.Option(help="accuracy, balanced_accuracy, f1, auc, log_loss, brier; rmse, mae, r2.",
-                     rich_help_panel=_BOARD, show_default="accuracy or rmse"),
-    ] = None,
-    budget: Annotated[
-        Any, typer.Option(help="Time for everything: 60s, 5m.", parser=_budget, metavar="TIME", rich_help_panel=_BOARD)
-    ] = "60s",
-    tries: Annotated[
-        int | None,
-        typer.Option(min=1, help="Settings tried in a family at most; 1: defaults alone.", rich_help_panel=_BOARD,
-                     show_default="as the budget allows"),
-    ] = None,
-    balance: Annotated[
-        bool, typer.Option("--balance", help="Weigh classes alike, however rare.", rich_help_panel=_BOARD)
-    ] = False,
-    save: Annotated[
-        str | None, typer.Option(help="The family to save.", rich_help_panel=_BOARD, show_default="the best")
-    ] = None,
-    folds: Annotated[int, typer.Option(min=2, help="Folds that score.", rich_help_panel="Split")] = 5,
-    valid: Annotated[
-        str | None, typer.Option(metavar="FILE", help="Score on this file, not on folds.", rich_help_panel="Split")
-    ] = None,
+    models: board.Models = None,
+    metric: board.Metric = None,
+    budget: board.Budget = "60s",
+    tries: board.Tries = None,
+    balance: board.Balance = False,
+    save: board.Save = None,
+    folds: board.Folds = 5,
+    valid: board.Valid = None,
     seed: opt.Seed = 0,
-    engine: Annotated[
-        str, typer.Option(help="local, local:N processes, or dask://HOST:PORT.", rich_help_panel="Machine")
-    ] = "local",
-    out: Annotated[
-        str | None,
-        typer.Option(metavar="DIR", help="The run directory to make.", show_default="runs/DATA-baseline-N"),
-    ] = None,
-) -> Result:  # fmt: skip
+    engine: board.Engine = "local",
+    out: board.Out = None,
+) -> Result:
     started = time.monotonic()
-    from dlkit.core.contest import Contest
-
     names = tuple(name.strip() for words in models or () for name in words.split(",") if name.strip())
-    asked = Contest(data, valid, names, folds, metric, budget, tries, seed, balance, engine, save, out, reading,
-                    splitting)  # fmt: skip
-    from dlkit.ml import server
+    said: dict[str, Any] = {"balance": balance, "engine": engine, "save": save, "out": out, "seed": seed}
+    contest = Contest(data, valid, names, folds, metric, budget, tries, reading=reading, splitting=splitting, **said)
+    from dlkit.ml import begin
 
-    server.warm_up()
-    from dlkit.ml.baseline import answer
-
-    return answer(asked, started)
+    return begin.board(contest, started)

@@ -18,7 +18,7 @@ from dlkit.core.contest import Contest
 from dlkit.core.errors import DlkitError, ExitCode
 from dlkit.core.result import Column, Result, Row
 from dlkit.core.run import RunDirectory
-from dlkit.data import load
+from dlkit.data import Dataset
 from dlkit.data.announce import announce
 from dlkit.ml import board as words
 from dlkit.ml import persist
@@ -34,12 +34,8 @@ SHORTEST_SECONDS, LAST_SECONDS = 0.5, 10.0
 """What a final fit may take where the budget is spent already: any model, and the dummy."""
 
 
-def answer(contest: Contest, started: float) -> Result:
-    """Everything that can fail before the first fit fails here; the rows of the result do the work.
-
-    started  when the command began (`time.monotonic`): the budget counts from there
-    """
-    dataset = load(contest.data, contest.splitting.reading(contest.reading), texts=True)
+def answer(contest: Contest, dataset: Dataset, started: float) -> Result:
+    """Everything that can fail before the first fit fails here; the rows of the result do the work."""
     families = choose(contest.models, dataset.task)
     if contest.save is not None:
         families = _with_saved(contest.save, dataset.task, families)

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from dlkit.ml import persist
+from dlkit.ml.begin import context
 from dlkit.ml.engine import Engine
-from dlkit.ml.server import context
 from dlkit.ml.trial import Data, Outcome, Stored, Trial, finish, run
 
 LOOK_SECONDS = 0.2

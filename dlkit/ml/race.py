@@ -22,6 +22,7 @@ GROWTH = 4
 """Each further sample is so many times the last."""
 FIRST_SHARE = 0.3
 """Of the time left, what the first fold of a family may take before it is killed."""
+EARLY_SHARE = 0.4
 SMALLEST_SECONDS = 1.0
 PACE_SECONDS = 0.05
 """What is expected to take less than this tells nothing of the machine's pace."""
@@ -266,6 +267,7 @@ class Race:
     def _put_off(self, left: float) -> Entry | None:
         """A default that was too slow for its turn: now, if its folds fit; else on as few rows as do."""
         late = [entry for entry in self._waiting if entry.put_off]
+        left *= self._early_share()
         for entry in sorted(late, key=lambda e: -self.score(e) if e.outcomes else math.inf):
             entry.put_off = False
             if not entry.started:
@@ -387,7 +389,11 @@ class Race:
     def _turn(self) -> float:
         """Seconds that the rest of a default may take while others wait for their first turn."""
         others = sum(not e.started for e in self._waiting)
-        return max(self.left() / max(others, 1), SMALLEST_SECONDS)
+        return max(self._early_share() * self.left() / max(others, 1), SMALLEST_SECONDS)
+
+    def _early_share(self) -> float:
+        """Of the time left, what first turns may take: where they are on samples, the best of them need the rest."""
+        return EARLY_SHARE if self.first else 1.0
 
     def _failed(self, entry: Entry, problem: str) -> None:
         if entry.stage == "default" and problem.startswith(OUTRAN):
