@@ -87,6 +87,7 @@ def loaded(tmp_path: Path, *args: str, **extra: str) -> set[str]:
         ["--help"],
         ["train", "--help"],
         ["lrfind", "--help"],
+        ["splitcheck", "--help"],
         ["--version"],
     ],
     ids=" ".join,

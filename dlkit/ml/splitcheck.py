@@ -140,7 +140,7 @@ def _check_place(path: Path) -> None:
 
 
 def _result(report: Report) -> Result:
-    found, sides = report.found, report.sides
+    sides = report.sides
     notes = ablations.lines(report.ablation) if report.ablation else []
     return Result(
         columns=COLUMNS,
@@ -150,7 +150,7 @@ def _result(report: Report) -> Result:
         facts=FACTS,
         title=f"{sides.train.source} ({sides.train.rows:,} rows) against {_valid_name(sides)} ({sides.valid.rows:,})",
         ok=report.ok,
-        notes=[*notes, *_next(report.findings, found)],
+        notes=[*notes, *_next(report.findings)],
     )
 
 
@@ -200,9 +200,10 @@ def _columns(found: Adversarial, drifts: Sequence[Drift]) -> list[dict[str, Any]
     ]
 
 
-def _next(findings: Sequence[Finding], found: Adversarial) -> list[str]:
+def _next(findings: Sequence[Finding]) -> list[str]:
     """One line on where to go next."""
     failed = [finding.check for finding in findings if finding.verdict == "fail"]
     if not failed:
         return []
-    return [f"failed: {', '.join(failed)}; an honest split: dlkit split --help"]
+    torn = {*failed} - {"schema", "labels", "target_leak"}
+    return [f"failed: {', '.join(failed)}{'; an honest split: dlkit split --help' if torn else ''}"]

@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from sklearn.ensemble import RandomForestClassifier
@@ -74,7 +74,7 @@ class Adversarial:
     matrix: Matrix | None = None
     p_value: float | None = None
     tellings: tuple[Telling, ...] = ()
-    columns: tuple[ColumnReport, ...] = field(default=())
+    columns: tuple[ColumnReport, ...] = ()
 
 
 def check(sides: Sides, settings: Settings, engine: Engine, units: np.ndarray | None, is_later: bool) -> Adversarial:
@@ -88,9 +88,7 @@ def check(sides: Sides, settings: Settings, engine: Engine, units: np.ndarray | 
         return Adversarial(skip(CHECK, _and_apart(why, apart)), rows, columns=apart)
     matrix, is_valid = matrix.take(varying), sides.is_valid[rows]
     units = None if units is None else units[rows]
-    fewest = (
-        min(map(len, sides_of(units, is_valid))) if units is not None else int(min(is_valid.sum(), (~is_valid).sum()))
-    )
+    fewest = min(map(len, sides_of(np.arange(len(rows)) if units is None else units, is_valid)))
     if fewest < 2:
         what = "row" if units is None else "group"
         return Adversarial(skip(CHECK, f"too few rows to tell: one {what} on a side"), rows, columns=apart)
@@ -101,7 +99,7 @@ def check(sides: Sides, settings: Settings, engine: Engine, units: np.ndarray | 
     tellings = tuple(importance.importances(matrix, is_valid, separation.folds, settings.seed))
     told = _report(sides, rows, matrix, is_valid, units, tellings, settings.seed) if p <= SIGNIFICANT else ()
     columns = (*apart, *told)
-    finding = verdict(separation, p, settings.threshold, is_few, is_later)
+    finding = verdict(separation, p, settings.threshold, is_few, is_later, units is not None)
     said = _describe(sides, rows, matrix, separation, p, units)
     detail = _and_apart(f"{said}: {finding.detail}", (*told[:2], *apart[:2]))
     return Adversarial(
@@ -116,14 +114,18 @@ def _is_constant(values: np.ndarray) -> bool:
     return not len(there) or (not missing.any() and there.min() == there.max())
 
 
-def verdict(separation: Separation, p: float, threshold: float, is_few: bool, is_later: bool) -> Finding:
-    """Fails only where the corrected interval lies wholly above the threshold, or as far below 0.5."""
+def verdict(
+    separation: Separation, p: float, threshold: float, is_few: bool, is_later: bool, is_grouped: bool = False
+) -> Finding:
+    """Fails only where the corrected interval lies wholly above the threshold, or as far below 0.5.
+
+    Folds of whole groups are below 0.5 by themselves: a group is like none of its own side, and like some of the other.
+    """
     area = separation.auc
     if is_few:
-        return skip(
-            CHECK, f"too few rows to tell: a verdict needs {FEWEST_ROWS} rows, or {FEWEST_UNITS} groups, a side"
-        )
-    if separation.high < 1 - threshold:
+        needed = f"{FEWEST_UNITS} groups" if is_grouped else f"{FEWEST_ROWS} rows"
+        return skip(CHECK, f"too few rows to tell: a verdict needs {needed} a side")
+    if separation.high < 1 - threshold and not is_grouped:
         return Finding(CHECK, "fail", "far below 0.5: rows are shared between the sides; see duplicates")
     if separation.low > threshold and p <= SIGNIFICANT:
         if is_later:

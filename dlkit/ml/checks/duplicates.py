@@ -92,7 +92,7 @@ def _verdict(found: Repeats, distinctive: bool, parts: Sequence[str]) -> Finding
         verdict = "fail"
         said += "; next: take them out of one side"
     elif not distinctive:
-        said += ": no more than the table's own repeats, which few columns make likely"
+        said += ": no more than the table's own repeats, which few values make likely"
     return Finding("duplicates", verdict, said, found.share, THRESHOLD)
 
 
