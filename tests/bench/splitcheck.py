@@ -1,6 +1,7 @@
 """Seconds and memory of split checks on one table of 50,000 rows, in turns.
 
-python tests/bench/splitcheck.py [PEER=PYTHON]…: PEER is deepchecks, evidently or alibi, PYTHON an interpreter that has it. Each runs in a process of its own, one thread.
+python tests/bench/splitcheck.py [PEER=PYTHON]…, where PEER is deepchecks, evidently or alibi, and PYTHON an interpreter
+that has it. Each runs in a process of its own, with one thread.
 """
 
 import json
