@@ -208,10 +208,11 @@ def _cells(columns: Sequence[Column], row: Row) -> list[str]:
 
 
 def _stream_table(result: Result) -> None:
-    widths = [max(c.width, len(c.heading)) for c in result.columns]
-    _show(_grid(result.columns, [], widths))
+    columns = [column for column in result.columns if column.terminal]
+    widths = [max(c.width, len(c.heading)) for c in columns]
+    _show(_grid(columns, [], widths))
     for row in result.rows:
-        _show(_grid(result.columns, [_cells(result.columns, row)], widths, header=False))
+        _show(_grid(columns, [_cells(columns, row)], widths, header=False))
         sys.stdout.flush()
 
 

@@ -34,7 +34,7 @@ def columns(prepared: Prepared) -> list[Column]:
     if prepared.data.context.is_classification:
         known += [Column("ece", "share", width=7), Column("brier", "float", terminal=False)]
     hidden = [Column("train_rows", "int", terminal=False), Column("stage", terminal=False)]
-    return [*known, *hidden, Column("remark")]
+    return [*known, *hidden, Column("remark", width=14)]
 
 
 @dataclass
