@@ -95,6 +95,18 @@ def test_rows_that_the_run_knows_are_said(inside, finished_run, tmp_path):
     assert ran.code == 0 and "trained on" not in ran.err
 
 
+def test_the_rows_that_a_run_held_out(inside, digits_run, other_run, tmp_path):
+    """The accuracy that training reported, on the rows that it reported it for."""
+    epochs = [json.loads(line) for line in (tmp_path / digits_run / "metrics.jsonl").read_text().splitlines()]
+    found = summary(inside, digits_run, "digits", "--rows", "valid")
+    assert found["accuracy"] == pytest.approx(max(epoch["accuracy"] for epoch in epochs))
+    assert found["rows"] == 359
+    assert summary(inside, digits_run, "digits", "--rows", "train")["rows"] == 1797 - 359
+    assert summary(inside, digits_run, other_run, "digits", "--rows", "valid")["rows"] < 359
+    np.savez(tmp_path / "new.npz", X=np.zeros((4, 8, 8), np.uint8), y=np.arange(4))
+    assert_error(inside("eval", digits_run, "new.npz", "--rows", "valid"), 2, "not trained on")
+
+
 def test_labels_that_are_missing_strange_or_alone(inside, finished_run, tmp_path):
     names = "sepal length (cm),sepal width (cm),petal length (cm),petal width (cm)"
     rows = ["5,3,1.4,0.2", "6,3,4.5,1.5"]

@@ -22,6 +22,10 @@ def _two(what: str) -> Any:
     return Annotated[tuple[str, str] | None, typer.Option(metavar="A B", help=what, rich_help_panel=_OTHER)]
 
 
+Rows = Annotated[
+    Literal["all", "valid", "train"],
+    typer.Option(help="Of the data that the runs were trained on: the rows held out, or the others."),
+]
 Predictions = Annotated[
     str | None, typer.Option(metavar="FILE", help="A table with the columns named below.", rich_help_panel=_FILE)
 ]

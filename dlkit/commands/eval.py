@@ -29,6 +29,7 @@ def command(
     reading: Reading,
     words: _runs.Words = None,
     *,
+    rows: _score.Rows = "all",
     predictions: _score.Predictions = None,
     truth: _score.Truth = None,
     pred: _score.Pred = None,
@@ -65,4 +66,4 @@ def command(
         return score(open_run(runs[0]), data, reading, device)
     from dlkit.data.evaluate import evaluate
 
-    return evaluate(_runs.open_ensemble(runs, reading, device, tta, weights, stack), data, reading)
+    return evaluate(_runs.open_ensemble(runs, reading, device, tta, weights, stack), data, reading, rows)

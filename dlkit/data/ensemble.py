@@ -177,6 +177,10 @@ class Labelled:
     truth: np.ndarray
     left_out: int
 
+    def take(self, rows: np.ndarray) -> "Labelled":
+        mask = np.isin(np.arange(len(self.truth)), rows)
+        return Labelled(self.table.keep(mask), self.truth[mask], self.left_out)
+
 
 def labelled(source: str, schema: Schema, reading: Reading) -> Labelled:
     """The rows of a source that say what is true of them."""
