@@ -97,7 +97,7 @@ def ensemble(members: Sequence[Member]) -> Ensemble:
     for member in members[1:]:
         schema = member.predictor.schema
         if (schema.task, schema.target) != (first.task, first.target):
-            ours, theirs = (f"{s.task} of {s.target!r}" for s in (first, schema))
+            ours, theirs = (f"{s.task} of {s.target!r}" if s.target else "clustering" for s in (first, schema))
             raise DlkitError(f"{members[0].name} is a {ours}, {member.name} a {theirs}: they cannot be combined")
         odd = set(schema.classes) ^ set(first.classes)
         if odd:

@@ -256,7 +256,7 @@ def _doubts(fits: Sequence[Fit], found: Found) -> list[str]:
     if other is not None and other.job != found.fit.job:
         by = "silhouette" if found.criterion == "bic" else "BIC"
         notes.append(f"by {by} it would be {other.job.model} with k = {other.job.k}")
-    alone = [fit for fit in fits if fit.job.k == 1 and fit.bic is not None]
+    alone = [fit for fit in fits if fit.job.k == 1 and fit.is_sound]
     if found.fit.bic is not None and alone and min(fit.bic for fit in alone if fit.bic is not None) <= found.fit.bic:
         notes.append("one Gaussian alone has the lower BIC: there may be no clusters in this data")
     collapsed = sum(fit.collapsed > 0 for fit in fits)
