@@ -38,11 +38,20 @@ def offered(tmp_path, line: str) -> list[str]:
         ("dlkit split x.csv --st", {"--stratify"}),
         ("dlkit split --delimiter ; y.csv --time a", {"age"}),
         ("dlkit split z.jsonl --hash ", {"age", "fare"}),
+        ("dlkit eval ", {"runs/x-mlp-1", "mine", "x.csv"}),
+        ("dlkit predict runs/x", {"runs/x-mlp-1"}),
+        ("dlkit eval m", {"mine"}),
+        ("dlkit eval --predictions x.csv --truth al", {"alive"}),
+        ("dlkit cluster x.csv --drop a", {"age", "alive"}),
     ],
 )
 def test_completion(tmp_path, line, expected):
     (tmp_path / "x.csv").write_text("age,alive,fare\n1,2,3\n")
     (tmp_path / "y.csv").write_text("age;fare\n1;3\n")
+    for run in ("runs/x-mlp-1", "mine"):
+        (tmp_path / run).mkdir(parents=True)
+        (tmp_path / run / "manifest.json").write_text("{}")
+    (tmp_path / "runs" / "unfinished").mkdir()
     (tmp_path / "z.jsonl").write_text('{"age": 1, "fare": 3}\n')
     got = set(offered(tmp_path, line))
     assert expected <= got

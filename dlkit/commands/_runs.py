@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dlkit.core import console
+from dlkit.core import complete, console
 from dlkit.core.errors import DlkitError, ExitCode
 from dlkit.core.reading import Reading
 from dlkit.core.run import Run, open_run
@@ -23,6 +23,7 @@ Words = Annotated[
     typer.Argument(
         metavar="RUN... DATA",
         help="Run directories of train, baseline or cluster, then the data: a file, a folder, - or a set's name.",
+        autocompletion=complete.runs,
         show_default=False,
     ),
 ]

@@ -16,6 +16,21 @@ def networks(incomplete: str) -> list[str]:
     return [word for word in (*CATALOGUE, *zoo.names()) if word.startswith(incomplete)]
 
 
+def runs(incomplete: str) -> list[str]:
+    """Finished run directories that start so, the newest first: those beside the word and those in runs/. Files that
+    start so come with them, because the data follows the runs."""
+    place = Path(incomplete).parent if incomplete and not incomplete.endswith("/") else Path(incomplete)
+    try:
+        beside = sorted(place.iterdir()) if place.is_dir() else []
+        made = sorted(Path("runs").iterdir()) if Path("runs").is_dir() else []
+        found = [path for path in dict.fromkeys([*made, *beside]) if (path / "manifest.json").is_file()]
+        found.sort(key=lambda path: -(path / "manifest.json").stat().st_mtime)
+    except OSError:  # a closed folder, or one that is gone by now
+        return []
+    files = [path for path in beside if path.is_file() and not path.name.startswith(".")]
+    return [word for path in [*found, *files] if (word := str(path)).startswith(incomplete)]
+
+
 def columns(incomplete: str) -> list[str]:
     """Columns of the table at hand that start so, read from its first line alone; none where it has no such line."""
     data = _file_at_hand()

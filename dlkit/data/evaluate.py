@@ -42,9 +42,11 @@ def _warnings(whole: Ensemble, rows: ensemble.Labelled, source: str, side: str) 
     seen = [member.name for member in whole.members if member.has_seen(rows.table)]
     notes = []
     if seen and side != "valid":
+        held_out = all(member.run.command == "train" for member in whole.members)
         notes.append(
             f"{source} is what {', '.join(seen)} was trained on: most of these rows are known to it by heart, and "
-            "the scores are better than they will be on others; --rows valid takes those held out"
+            "the scores are better than they will be on others"
+            + ("; --rows valid takes those held out" if held_out else "")
         )
     if seen and side == "valid":
         notes.append("the rows held out chose the best epoch: a file that no run has seen is a sterner judge")
