@@ -199,4 +199,9 @@ def _judge(check: str, found: Sequence[Drift], is_later: bool) -> Finding:
     verdict: Verdict = "fail" if bad and not is_later else "warn"
     count = len(bad or odd)
     said = f"{count} of {len(found)} columns differ: {named}" if len(found) > 1 else f"differs: {named}"
-    return Finding(check, verdict, f"{said}{' and more' if count > 3 else ''}", most.effect, LARGE)
+    more = " and more" if count > 3 else ""
+    after = "expect it to go on" if is_later else _NEXT[check].format(column=most.column)
+    return Finding(check, verdict, f"{said}{more}; next: {after}", most.effect, LARGE)
+
+
+_NEXT = {"drift": "dlkit split, or --ablate to see what can go", "target_drift": "dlkit split --stratify {column}"}

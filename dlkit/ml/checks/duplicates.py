@@ -92,7 +92,7 @@ def _verdict(found: Repeats, distinctive: bool, parts: Sequence[str]) -> Finding
         verdict = "fail"
         said += "; next: take them out of one side"
     elif not distinctive:
-        said += ": no more than the table's own repeats, which few values make likely"
+        said += ": no more than the table's own repeats; next: take them out, if each row stands for a thing of its own"
     return Finding("duplicates", verdict, said, found.share, THRESHOLD)
 
 
@@ -143,7 +143,11 @@ def check_conflicts(sides: Sides, keys: np.ndarray | None = None) -> Finding:
         )
     distinctive = sides.arrays is not None or is_distinctive(sides.frame.select(compared(sides)))
     verdict: Verdict = "fail" if distinctive and share > THRESHOLD else "warn"
-    why = "" if distinctive else ": few values make that likely, and no model can be right on both"
+    why = (
+        "; next: find out which label is right"
+        if distinctive
+        else ", as few values make likely: no model is right on both"
+    )
     detail = (
         f"{count:,} of {total:,} rows of valid ({percent(share)}) are in train with another {sides.target_name!r}{why}"
     )

@@ -184,6 +184,8 @@ def check_labels(sides: Sides) -> Finding:
             "labels", verdict, f"{detail}; next: dlkit split --stratify {sides.target_name}", share, RARE_LABELS
         )
     detail = f"all {len(valid)} classes of valid are in train{beside}"
+    if absent:
+        detail += f"; next: dlkit split --stratify {sides.target_name}"
     return Finding("labels", "warn" if absent else "pass", detail, 0.0, RARE_LABELS)
 
 
