@@ -37,7 +37,7 @@ QUICK = {
     "splitcheck": [HONEST, "--split", "side", "--target", "y", "--model", "linear"],
     "eval": [RUN, "iris"],
     "predict": [RUN, "iris"],
-    "baseline": ["iris", "--models", "tree", "--tries", "1", "--folds", "2"],
+    "baseline": ["iris", "--models", "tree", "--tries", "1", "--folds", "2", "--budget", "10m"],
     "cluster": ["iris", "--k", "2:3", "--models", "kmeans", "--bootstrap", "2"],
 }
 """One quick, successful invocation of each command."""

@@ -87,6 +87,7 @@ def loaded(tmp_path: Path, *args: str, **extra: str) -> set[str]:
         ["--help"],
         ["train", "--help"],
         ["lrfind", "--help"],
+        ["baseline", "--help"],
         ["splitcheck", "--help"],
         ["--version"],
     ],
@@ -99,6 +100,12 @@ def test_a_calculator_loads_nothing_heavy(tmp_path, words):
 def test_training_loads_neither_scikit_learn_nor_rich_in_a_pipe(tmp_path):
     modules = loaded(tmp_path, "train", "iris", "--epochs", "1")
     assert "torch" in modules and not modules & {"sklearn", "scipy", "rich", "pydantic"}
+
+
+def test_a_baseline_loads_neither_torch_nor_dask(tmp_path):
+    words = ["baseline", "iris", "--models", "tree", "--tries", "1", "--folds", "2", "--budget", "10m"]
+    modules = loaded(tmp_path, *words)
+    assert "sklearn" in modules and not modules & {"torch", "pydantic", "distributed"}
 
 
 def test_completion_loads_nothing_heavy(tmp_path):

@@ -71,7 +71,7 @@ def test_the_largest_is_killed_where_all_together_outgrow_the_memory(processes):
     one = processes(2, memory=400 << 20)
     hungry = Trial("forest", {}, 0)
     one.submit(TRIAL, LONG, time.sleep, LONG)
-    one.submit(hungry, LONG, eval, "(bytearray(600 << 20), __import__('time').sleep(120))")
+    one.submit(hungry, LONG, eval, "(bytearray(350 << 20), __import__('time').sleep(120))")
     (trial, found), *_ = one.wait(time.monotonic() + LONG)
     assert trial == hungry and "GiB" in found.problem
     assert len(one._running) == 1
