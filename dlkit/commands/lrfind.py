@@ -7,11 +7,12 @@ Examples:
   dlkit lrfind digits --optimizer sgd --schedule constant
   dlkit lrfind digits --verify 3
 
-The suggestion is the median over seeds of the median of three rules: valley (half-way down
-the longest fall), steep (steepest fall) and minimum (lowest loss, divided by 10), times four
-for the peak of one-cycle. --verify trains a few epochs at rates around it under the schedule
-and takes the best by validation loss. Where the loss shows no clear fall there is no
-suggestion, and the exit code is 1. No file is written.
+The suggestion is the median over seeds of what a rule says: minimum (lowest loss, divided by
+10), valley (half-way down the longest fall), steep (steepest fall), slide (before the final
+climb) or consensus (the median of the first three), times what was measured to be best for
+it, more for the peak of one-cycle than for a rate that stays. --verify trains a few epochs at
+rates around it under the schedule and takes the best by validation loss. Where the loss shows
+no clear fall there is no suggestion, and the exit code is 1. No file is written.
 Next: dlkit train with the same words and --lr; dlkit train --lr auto does both.
 """
 
@@ -51,9 +52,9 @@ def command(
         int, typer.Option(min=1, help="Sweeps, each with fresh weights and row order.", rich_help_panel=_SWEEP)
     ] = Search.seeds,
     rule: Annotated[
-        Literal["consensus", "valley", "steep", "minimum", "slide"],
+        Literal["minimum", "consensus", "valley", "steep", "slide"],
         typer.Option(help="What the suggestion is read by.", rich_help_panel=_SWEEP),
-    ] = "consensus",
+    ] = Search.rule,  # type: ignore[assignment]
     verify: Annotated[
         int | None,
         typer.Option(min=1, metavar="EPOCHS", help="Try rates around it in short runs.", rich_help_panel=_SWEEP,

@@ -5,9 +5,15 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-PEAKS = {"one-cycle": 4.0}
-"""How many times the rate that the rules read off the curve a schedule's peak is: one-cycle is at it for a moment only,
-where a constant rate stays. Measured by tests/bench/lrfind.py; 1 for the others."""
+PEAKS = {
+    "minimum": (2.8, 4.0),
+    "consensus": (2.0, 8.0),
+    "valley": (4.0, 11.0),
+    "steep": (0.7, 2.0),
+    "slide": (0.25, 0.25),
+}
+"""How many times the rate that a rule reads off the curve the best one is: constant; and the peak of one-cycle, which
+is at it for a moment only. Measured by tests/bench/lrfind.py over digits, California housing and the Titanic."""
 RULES = ("valley", "steep", "minimum", "slide")
 TRIM = 5
 """Points left out at each end when suggesting: the average is still settling, the loss already climbing."""
@@ -54,8 +60,8 @@ def _falls(found: Sweep) -> bool:
     head = found.smoothed[TRIM : 3 * TRIM]
     scatter = statistics.pstdev(a - b for a, b in zip(found.losses, found.smoothed, strict=True) if a <= 2 * head[0])
     drop = statistics.median(head) - min(found.smoothed[TRIM:])
-    # The average of weight .9 scatters with about a quarter of the losses' own deviation; three of those are clear.
-    return drop > 0.75 * scatter and drop > 0.01 * abs(statistics.median(head))
+    # The average of weight .8 scatters with a third of the losses' own deviation; three and a half of those are clear.
+    return drop > 1.2 * scatter and drop > 0.01 * abs(statistics.median(head))
 
 
 def _slope(lrs: Sequence[float], ys: Sequence[float], i: int) -> float:
@@ -96,10 +102,15 @@ class Found:
         return None if self.low is None or self.high is None else math.log10(self.high / self.low)
 
 
-def combine(sweeps: Sequence[Sweep], schedule: str, rule: str = "consensus") -> Found:
+def peak(rule: str, schedule: str) -> float:
+    """What a rule's rate is multiplied by for a schedule; those that are not one-cycle count as constant."""
+    return PEAKS[rule][schedule == "one-cycle"]
+
+
+def combine(sweeps: Sequence[Sweep], schedule: str, rule: str = "minimum") -> Found:
     """The median over sweeps of what a rule says, for the peak of `schedule`; nothing where most sweeps find nothing.
 
-    `rules` are as read off the curves, for a constant rate.
+    `rules` are as read off the curves.
     """
     suggested = [suggest(s) for s in sweeps]
     rules = {name: _median([getattr(s, name) for s in suggested]) for name in RULES}
@@ -107,8 +118,8 @@ def combine(sweeps: Sequence[Sweep], schedule: str, rule: str = "consensus") -> 
     curve = _mean_curve(sweeps)
     if 2 * len(values) <= len(sweeps):
         return Found(None, None, None, rules, curve)
-    peak = PEAKS.get(schedule, 1.0)
-    middle, low, high = (rounded(peak * f(values)) for f in (statistics.median, min, max))
+    times = peak(rule, schedule)
+    middle, low, high = (rounded(times * f(values)) for f in (statistics.median, min, max))
     return Found(middle, low, high, rules, curve)
 
 

@@ -14,7 +14,7 @@ from dlkit.core.recipe import Recipe
 from dlkit.core.result import Column, Result, Row
 from dlkit.core.run import RunDirectory, open_run
 from dlkit.core.search import Search
-from dlkit.core.suggest import PEAKS, Sweep
+from dlkit.core.suggest import Sweep, peak
 from dlkit.data.compare import Rival, compare
 from dlkit.nn import estimate
 from dlkit.nn import lrfind as finder
@@ -140,11 +140,11 @@ def _sweeps(job: Job, search: Search) -> Result:
     console.note(job.describe())
     with console.progress(search.seeds * search.steps, "sweeping") as bar:
         found = finder.search_all(job, search, bar)
-    peak = PEAKS.get(recipe.schedule, 1.0)
     rule = "median of valley, steep and minimum" if search.rule == "consensus" else search.rule
+    times = peak(search.rule, recipe.schedule)
     summary = {
         "suggestion": found.suggestion,
-        "method": rule + (f", times {peak:g} for the peak of {recipe.schedule}" if peak != 1 else ""),
+        "method": f"{rule}, times {times:g} for {recipe.schedule}",
         "low": found.low,
         "high": found.high,
         "decades": found.decades,

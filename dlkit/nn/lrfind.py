@@ -17,7 +17,7 @@ from dlkit.nn.step import Stepper
 from dlkit.nn.train import begin
 from dlkit.nn.watch import Watch
 
-SMOOTHING = 0.9
+SMOOTHING = 0.8
 """Weight of the past in the moving average of the loss."""
 DIVERGED = 4.0
 """A sweep ends where the smoothed loss is this many times its lowest."""

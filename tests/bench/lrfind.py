@@ -134,8 +134,13 @@ def torch_lr_finder(c: Curve) -> float:
     return c["lrs"][10:-5][int(np.gradient(ys).argmin())]
 
 
+def smoothed(c: Curve) -> Sweep:
+    """The curve as the finder smooths it now, whatever it did when the curve was recorded."""
+    return Sweep(c["lrs"], c["losses"], list(average(c["losses"], finder.SMOOTHING, corrected=True)))
+
+
 def ours(curves: list[Curve], recipe: Recipe) -> float | None:
-    return combine([Sweep(**c) for c in curves], recipe.schedule).suggestion
+    return combine([smoothed(c) for c in curves], recipe.schedule).suggestion
 
 
 # The report --------------------------------------------------------------------------------------
@@ -177,7 +182,7 @@ def report(done: dict[str, Any]) -> None:
 def _row(rates: list[float], losses: list[float], curves: list[Curve], recipe: Recipe) -> dict[str, float]:
     row = {"best lr": rates[losses.index(min(losses))], "dlkit": regret(rates, losses, ours(curves, recipe))}
     for rule in ("valley", "steep", "minimum", "slide"):
-        found = combine([Sweep(**c) for c in curves], recipe.schedule).rules[rule]
+        found = combine([smoothed(c) for c in curves], recipe.schedule).rules[rule]
         row[rule] = regret(rates, losses, found)
     for rule in (fastai_valley, lightning, torch_lr_finder):
         row[rule.__name__] = statistics.fmean(regret(rates, losses, rule(c)) for c in curves)
