@@ -80,7 +80,7 @@ def test_counts_are_torchs(text):
     whole = exact(steps, None, Counting()).total()
     assert (whole.forward, whole.backward) == (forward.get_total_flops() // 2, backward.get_total_flops() // 2)
     kept = activations(steps, flash=False)
-    ours = 4 * (sum(kept.stream) + sum(k.inner for k in kept.kept))
+    ours = 4 * (kept.stream() + sum(k.inner for k in kept.kept))
     assert not kept.unknown
     assert ours == saved_bytes(model, [torch.zeros(b, *net.input, device="meta") for b in (2, 3)])
 
