@@ -47,7 +47,7 @@ def write_atomic(path: Path, data: bytes) -> None:
 
     What was written is read again before it takes the old one's place: a file system may lie about success.
     """
-    with replacing(path) as temporary:
+    with naming(path), replacing(path) as temporary:
         with temporary.open("wb") as out:
             out.write(data)
             out.flush()
@@ -80,6 +80,17 @@ def sync_file(path: Path) -> None:
     """Make a file's content durable before its name is: without it a crash may leave the name with nothing in it."""
     with path.open("rb+") as file:
         os.fsync(file.fileno())
+
+
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """An error in writing says where: a full disk alone does not."""
+    try:
+        yield
+    except OSError as failure:
+        if failure.filename is not None or failure.errno is None:
+            raise
+        raise OSError(failure.errno, os.strerror(failure.errno), str(path)) from None
 
 
 def _verify(path: Path, data: bytes) -> None:

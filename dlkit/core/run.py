@@ -8,6 +8,7 @@ import hashlib
 import itertools
 import json
 import os
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,7 +16,8 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from dlkit.core.errors import DlkitError, ExitCode, bad_data
-from dlkit.core.io import LIMIT, missing, sync_directory, write_atomic
+from dlkit.core.io import LIMIT, missing, naming, sync_directory, write_atomic
+from dlkit.core.units import binary
 
 MANIFEST = "manifest.json"
 METRICS = "metrics.jsonl"
@@ -72,8 +74,17 @@ class RunDirectory:
     def __enter__(self) -> "RunDirectory":
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *failure: object) -> None:
         self._lock.release()
+        if failure[0] and not any(self.path.iterdir()):  # it came to nothing: the name is free again
+            self.path.rmdir()
+
+    def prove_room(self, needed: int) -> None:
+        """Refuse to begin what will not fit: so many bytes. Exit code 74."""
+        free = shutil.disk_usage(self.path).free
+        if free < needed:
+            message = f"{self.path}: {binary(free)} free, and checkpoints will take {binary(needed)}"
+            raise DlkitError(message, "another --out, or --keep 1", ExitCode.IO_ERROR)
 
     def write(self, name: str, data: bytes) -> None:
         target = self.path / name
@@ -86,7 +97,7 @@ class RunDirectory:
     def log(self, row: Mapping[str, Any]) -> None:
         """Append one line to metrics.jsonl. A number that is not finite is null there: JSON has none."""
         finite = {k: None if isinstance(v, float) and not abs(v) < float("inf") else v for k, v in row.items()}
-        with (self.path / METRICS).open("a", encoding="utf-8") as out:
+        with naming(self.path / METRICS), (self.path / METRICS).open("a", encoding="utf-8") as out:
             out.write(json.dumps(finite, allow_nan=False) + "\n")
             out.flush()
             os.fsync(out.fileno())

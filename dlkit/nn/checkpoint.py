@@ -6,7 +6,7 @@ A file whose bytes are not what its name says is never used. Nothing in it is co
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -80,6 +80,14 @@ class Checkpoints:
         newest = self._write(f"{state.step:09d}-{state.epoch:06d}", tensors, facts)
         self._forget(newest)
 
+    def prove_room(self, state: State) -> None:
+        """Refuse to begin where `keep` checkpoints and one being written will not fit, best weights beside them."""
+        tensors: dict[str, Tensor] = {}
+        pack(state.state_dict(), "", tensors)
+        weights = [v for name, v in tensors.items() if name.startswith("model.")]
+        if self.directory:
+            self.directory.prove_room((self.keep + 1) * _bytes(tensors.values()) + 3 * _bytes(weights))
+
     def _write(self, stem: str, tensors: Mapping[str, Tensor], facts: dict[str, Any]) -> str:
         kept, aliases = without_aliases(tensors)
         data = save(kept, {"dlkit": json.dumps(facts | {"aliases": aliases})})
@@ -125,6 +133,10 @@ class Checkpoints:
         """The run goes on from what was saved, now `state`: what is on disk already is not written again."""
         self._best = state.best_epoch, saved.facts["best"]
         self._last = (state.step, state.epoch, state.position)
+
+
+def _bytes(tensors: Iterable[Tensor]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
 def listed(folder: Path) -> list[Path]:

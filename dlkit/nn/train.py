@@ -109,6 +109,7 @@ def _ready(job: Job, keeping: Keeping, directory: RunDirectory | None) -> tuple[
         _take_up(state, saved, checkpoints, directory, about)
     else:
         state.stepper.make_room()
+        checkpoints.prove_room(state)
     if directory:
         directory.write_json("config.json", about)
         directory.write_json("schema.json", job.schema.to_json())

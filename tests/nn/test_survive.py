@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -60,6 +61,7 @@ def work(job, folder):
         print(state.step, flush=True)
 
 job = prepare(JobOptions("iris", ("linear:64", "linear:3")), Recipe(epochs=9))
+begin(job)  # loads what torch loads late
 """
 ONCE = SAVES + "work(job, Path(sys.argv[1]))\n"
 FORKS = (
@@ -278,10 +280,31 @@ def test_a_disk_of_six_megabytes(tmp_path):
         assert run.returncode == 0
         line = command_line("train", *large, "--out", "b")
         run = subprocess.run(line, cwd=disk, env=environment(), capture_output=True, text=True, check=False)
-        assert (run.returncode, run.stdout) == (74, "") and "No space left" in run.stderr, run
-        assert "Traceback" not in run.stderr and not list((disk / "b").rglob("*.safetensors*"))
+        assert (run.returncode, run.stdout) == (74, "") and "free, and checkpoints will take" in run.stderr, run
+        assert "Traceback" not in run.stderr and not (disk / "b").exists()
+        (disk / "filler").write_bytes(b"x" * (5 << 20))  # and where the room goes while it runs
+        run = subprocess.run(
+            [*line[:-1], "c"], cwd=disk, env=environment(), capture_output=True, text=True, check=False
+        )
+        assert run.returncode == 74 and run.stderr.count("dlkit: error:") == 1, run
     finally:
         subprocess.run(["umount", disk], check=True)
+
+
+def test_a_disk_that_is_too_small_is_refused_before_the_first_step(inside, tmp_path, monkeypatch):
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=10_000))
+    ran = inside("train", "digits", "--out", "run")
+    assert (ran.code, ran.out) == (74, "") and "9.766 KiB free" in ran.err and "--keep 1" in ran.err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_full_disk_is_named(inside, tmp_path, monkeypatch):
+    def full(handle: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    ran = inside("train", *TINY, "--out", "run")
+    assert (ran.code, ran.out) == (74, "") and "run/config.json: No space left on device" in ran.err
 
 
 def test_what_is_written_is_read_again(tmp_path, monkeypatch):
