@@ -152,8 +152,8 @@ class Board:
 
 
 def _known(entry: Entry, name: str) -> float | None:
-    values = [value for o in entry.outcomes.values() if (value := getattr(o, name)) is not None]
-    return sum(values) / len(values) if values else None
+    there = entry.outcomes and all(getattr(o, name) is not None for o in entry.outcomes.values())
+    return entry.mean(name) if there else None
 
 
 def _finite(value: float) -> float | None:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
+from dlkit.ml.board import _known
 from dlkit.ml.families import BY_NAME, Context, choose
 from dlkit.ml.pool import outran
 from dlkit.ml.race import Race, Terms, first_rows, play
@@ -206,3 +207,17 @@ class TestFailures:
         one.close()
         told += [e.family.name for e in one.news() if e.stage == "default"]
         assert sorted(told) == sorted(f.name for f in choose([], "classification"))
+
+
+def test_a_mean_over_folds_does_not_depend_on_which_was_done_first():
+    """0.1 + 0.2 + 0.3 is not 0.3 + 0.2 + 0.1 in floating point."""
+    outcomes = {fold: Outcome(value, ece=value, brier=value) for fold, value in enumerate((0.1, 0.2, 0.3))}
+    stage = Stage(lambda trial: 1.0, quality)
+    one = race(stage, ["tree"], 10, folds=3)
+    first, second = one.entries
+    first.outcomes = dict(outcomes)
+    second.outcomes = dict(reversed(outcomes.items()))
+    for name in ("score", "ece", "brier", "fit_seconds"):
+        assert first.mean(name) == second.mean(name)
+    assert one.sample(first) == one.sample(second)
+    assert [_known(entry, "ece") for entry in (first, second)] == [first.mean("ece")] * 2
