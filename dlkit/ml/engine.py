@@ -3,6 +3,8 @@
 Each fit gets one OpenMP and BLAS thread: with the cores busy, two threads a fit took 182 s where one took 12.
 """
 
+import multiprocessing.resource_tracker
+import signal
 import socket
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -10,6 +12,7 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import joblib
+from joblib.externals.loky.backend import resource_tracker
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 from threadpoolctl import threadpool_limits
 
@@ -60,10 +63,28 @@ class Engine:
         settings = self._backend or {"backend": "loky", "inner_max_num_threads": 1}
         try:
             with joblib.parallel_config(**settings):
-                yield from joblib.Parallel(n_jobs=self.processes, return_as="generator", batch_size=1)(calls)
+                with _uninterrupted():
+                    results = joblib.Parallel(n_jobs=self.processes, return_as="generator", batch_size=1)(calls)
+                yield from results
         except TerminatedWorkerError:
             hint = "most often it is memory that ran out: fewer rows, or --engine local:1"
             raise DlkitError("a process that was fitting a model was killed", hint, ExitCode.INTERNAL) from None
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Processes that start in the block never see Ctrl-C, which a terminal sends to all of them: this one is told, and
+    ends them. Here it waits for the end of the block."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    for tracker in (resource_tracker, multiprocessing.resource_tracker):
+        tracker.ensure_running()  # their own start would unblock the signal again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def limited(function: Callable[..., T], job: object, *shared: object) -> T:

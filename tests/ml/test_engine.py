@@ -36,10 +36,15 @@ def make_jobs():
         time.sleep(seconds)
         return os.getpid()
 
-    return score, threads, process
+    def blocks_interrupts(_: int) -> bool:
+        import signal
+
+        return signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+
+    return score, threads, process, blocks_interrupts
 
 
-score, threads, process = make_jobs()
+score, threads, process, blocks_interrupts = make_jobs()
 
 
 def table() -> tuple[np.ndarray, np.ndarray]:
@@ -93,6 +98,7 @@ def test_processes_give_what_this_one_gives(monkeypatch):
     with open_engine("local:2") as two:
         assert list(two.map(score, range(6), x, y)) == [score(seed, x, y) for seed in range(6)]
         assert list(two.map(threads, range(4))) == [{1}] * 4
+        assert list(two.map(blocks_interrupts, range(4)))[1:] == [True] * 3
         pids = list(two.map(process, [0.5] * 4))
         assert pids[0] == os.getpid() and os.getpid() not in pids[1:]
 
