@@ -316,3 +316,16 @@ def test_out_of_memory_in_one_process_is_agreed_on(tmp_path):
     plain, short = np.array(ends[0]), np.array(ends[1])
     assert plain[0, 2] == 1 and short[0, 2] >= 5
     assert np.abs(plain[:, :2] - short[:, :2]).max() < 1e-6
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("how", [[], ["--shard"], ["--shard", "--precision", "bf16", "--checkpoint-activations"]])
+def test_devices_agree_with_one(tmp_path, how):
+    """NCCL, where there are two devices."""
+    if torch.cuda.device_count() < 2:
+        pytest.skip("one device")
+    words = [*common(tmp_path, "conv", 3), "--device", "cuda", "--schedule", "constant", "--out"]
+    within = 5e-2 if "bf16" in how else 1e-4
+    two = train(tmp_path, *words, "two", "--nproc", "2", *how)
+    for a, b in zip(train(tmp_path, *words, "one"), two, strict=True):
+        assert abs(a["train_loss"] - b["train_loss"]) < within

@@ -554,3 +554,40 @@ def test_not_even_one_row(inside, monkeypatch):
     monkeypatch.setattr(Stepper, "_backward", full)
     ran = inside("train", *TINY, "--epochs", "1")
     assert (ran.code, ran.out) == (70, "") and "out of memory" in ran.err.splitlines()[-2]
+
+
+@pytest.mark.gpu
+def test_a_device_that_really_runs_out(tmp_path):
+    """A share of the device's memory that a whole batch overfills: the run goes on in smaller parts, to the same end."""
+    rng = np.random.default_rng(0)
+    path = tmp_path / "d.npz"
+    np.savez(path, X=rng.normal(size=(4200, 64)).astype(np.float32), y=np.arange(4200) % 3)
+    network = ("linear:16384", "relu", "linear:16384,bias=0", "relu", "linear:3")
+    job = prepare(JobOptions(str(path), network, batch_size=2048, device="cuda"), Recipe(epochs=1))
+    ends = []
+    for room in (1.0, None):
+        torch.cuda.empty_cache()
+        state = begin(job)
+        state.stepper.make_room()
+        if room is None:  # the weights, gradients and moments that are there, and a little for activations
+            used = torch.cuda.memory_allocated() + (1 << 30) + (150 << 20)
+            torch.cuda.set_per_process_memory_fraction(used / torch.cuda.get_device_properties(0).total_memory)
+        with console.progress(0) as bar:
+            from dlkit.nn.fit import fit
+
+            ends += list(fit(state, job.train, job.valid, job.objective, job.recipe, Watch(), bar))
+        accumulate = state.stepper.accumulate
+        del state
+    torch.cuda.set_per_process_memory_fraction(1.0)
+    assert accumulate > 1
+    assert abs(ends[0].train_loss - ends[1].train_loss) < 1e-4
+
+
+@pytest.mark.gpu
+def test_resumed_on_a_device(inside, tmp_path):
+    words = ["train", "digits", "--device", "cuda", "--epochs", "3", "--schedule", "constant"]
+    assert inside(*words, "--out", "whole").code == 0
+    assert inside(*words[:-4], "--epochs", "2", "--schedule", "constant", "--out", "run").code == 0
+    assert inside(*words, "--resume", "run").code == 0
+    last = [json.loads((tmp_path / name / "metrics.jsonl").read_text().splitlines()[-1]) for name in ("whole", "run")]
+    assert last[0]["train_loss"] == pytest.approx(last[1]["train_loss"], rel=0.05)
