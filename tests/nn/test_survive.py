@@ -558,7 +558,7 @@ def test_not_even_one_row(inside, monkeypatch):
 
 @pytest.mark.gpu
 def test_a_device_that_really_runs_out(tmp_path):
-    """A share of the device's memory that a whole batch overfills: the run goes on in smaller parts, to the same end."""
+    """With room for less than a whole batch the run goes on in smaller parts, to the same end."""
     rng = np.random.default_rng(0)
     path = tmp_path / "d.npz"
     np.savez(path, X=rng.normal(size=(4200, 64)).astype(np.float32), y=np.arange(4200) % 3)
