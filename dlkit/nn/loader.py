@@ -98,6 +98,10 @@ class Batches:
         """Every row once, in order, in each of several processes."""
         return ((batch.x, batch.y) for batch in self._batches(self.places(), self._all(), ALONE))
 
+    def mixed(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Every row once, unaugmented, in an order of no epoch, in each of several processes: its head is a sample."""
+        return ((batch.x, batch.y) for batch in self._batches(self.order(0), self._all(), ALONE))
+
     def places(self) -> Tensor:
         """The rows in the order in which they are evaluated, N int64."""
         return torch.arange(self.rows)

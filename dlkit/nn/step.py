@@ -162,9 +162,7 @@ class Stepper:
         return ~torch.isfinite(loss + norm)
 
     def _update(self, bad: Tensor, loss: Tensor) -> Tensor:
-        if self.fused:
-            for optimizer in self.optimizers:
-                optimizer.found_inf = bad.to(torch.float32)  # type: ignore[attr-defined]
+        self._flag(bad)
         if self.fused or not bad.item():
             self._step()
         self._clear()
@@ -172,6 +170,7 @@ class Stepper:
 
     def _update_scaled(self, bad: Tensor, loss: Tensor) -> Tensor:
         """With loss scaling a gradient that is not finite only asks for a smaller scale, until there is none left."""
+        self._flag(bad)
         if bad.item():
             self.skipped += 1
         else:
@@ -179,6 +178,11 @@ class Stepper:
         self.scaler.update()
         self._clear()
         return loss if self.scaler.get_scale() >= LEAST_SCALE else torch.full_like(loss, torch.nan)
+
+    def _flag(self, bad: Tensor) -> None:
+        """Tell fused optimisers whether to leave the step out; what the last one was told would stand otherwise."""
+        for optimizer in self.optimizers if self.fused else ():
+            optimizer.found_inf = bad.to(torch.float32)  # type: ignore[attr-defined]
 
     def _step(self) -> None:
         for optimizer in self.optimizers:

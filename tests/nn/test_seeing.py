@@ -17,7 +17,7 @@ from dlkit.nn.objective import Objective
 from dlkit.nn.schedule import Rates
 from dlkit.nn.step import Stepper
 from dlkit.nn.train import begin
-from dlkit.nn.verdict import judge
+from dlkit.nn.verdict import judge, train_score
 
 CLASSES = Objective("classification", 3)
 
@@ -107,6 +107,17 @@ TARGETS = torch.arange(300) % 3
 )
 def test_verdicts(train, valid, losses, word):
     assert judge(CLASSES, train, valid, TARGETS, losses).word == word
+
+
+def test_the_training_score_is_of_a_sample_though_the_rows_are_sorted():
+    """Iris comes class by class: a network that always answers the first class is right in a third of any sample."""
+    job = prepare(JobOptions("iris"), Recipe())
+    model = nn.Linear(job.schema.input_shape[0], 3)
+    with torch.no_grad():
+        model.weight.zero_()
+        model.bias.copy_(torch.tensor([1.0, 0.0, 0.0]))
+    assert train_score(model, job.train, job.objective, 10**9) == pytest.approx(1 / 3, abs=0.01)
+    assert 0.1 < train_score(model, job.train, job.objective, 30) < 0.6
 
 
 def test_a_difference_that_chance_explains_is_no_verdict():
