@@ -26,8 +26,9 @@ argv: list[str] = []
 
 
 def several() -> bool:
-    """Whether this process is one of several."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+    """Whether this process is one of several: torchrun and `--nproc` say both its number and how many there are."""
+    world, rank = os.environ.get("WORLD_SIZE", ""), os.environ.get("RANK", "")
+    return world.isdecimal() and rank.isdecimal() and int(world) > 1
 
 
 def under_torchrun() -> bool:
@@ -36,7 +37,7 @@ def under_torchrun() -> bool:
 
 def rank() -> int:
     """This process's number; 0 where it is alone."""
-    return int(os.environ.get("RANK", "0")) if several() else 0
+    return int(os.environ["RANK"]) if several() else 0
 
 
 def restarted() -> bool:

@@ -80,7 +80,7 @@ def joined() -> Iterator[Ranks]:
 
     NCCL where every process has a CUDA device of its own, gloo otherwise. The others gone: exit code 70.
     """
-    if "WORLD_SIZE" not in os.environ or int(os.environ["WORLD_SIZE"]) == 1:
+    if not peers.several():
         yield ALONE
         return
     rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
@@ -92,7 +92,7 @@ def joined() -> Iterator[Ranks]:
             timeout=PATIENCE,
         )  # fmt: skip
         group = dist.new_group(backend="gloo", timeout=PATIENCE)
-        peers.claim = lambda: store.compare_set("error", "", str(rank)) == str(rank).encode()
+        peers.claim = lambda: _is_first(store, rank)
     except (RuntimeError, ValueError) as failure:
         reason = " ".join(str(failure).split())[:200]
         raise DlkitError(
@@ -108,6 +108,14 @@ def joined() -> Iterator[Ranks]:
         ended = sys.exc_info()[1]
         if ended is None or getattr(ended, "code", None) in CODES.values():  # after an error the others may be gone
             dist.destroy_process_group()
+
+
+def _is_first(store: dist.Store, rank: int) -> bool:
+    """Whether no other process has shown an error yet."""
+    try:
+        return bool(store.compare_set("error", "", str(rank)) == str(rank).encode())
+    except RuntimeError:  # the store is gone, and with it whoever could have said so
+        return True
 
 
 class Lost(DlkitError):

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support import command_line, environment
 
+from dlkit.core import peers
 from dlkit.core.keeping import Every
 from dlkit.nn.loader import Batches
 from dlkit.nn.ranks import Ranks
@@ -84,6 +85,23 @@ def test_slow_steps_are_asked_about_each():
     for step in range(1, 6):
         watch.look(step)
     assert ranks.asked == 5
+
+
+@pytest.mark.parametrize("env", [{"WORLD_SIZE": "4"}, {"WORLD_SIZE": "many", "RANK": "0"}, {"RANK": "3"}])
+def test_half_of_what_torchrun_says_is_one_process(monkeypatch, env):
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    assert not peers.several() and peers.rank() == 0
+
+
+def test_what_would_have_no_effect_is_refused(inside):
+    for words, said in (
+        (["iris", "--shard"], "--shard"),
+        (["iris", "--max-restarts", "2"], "--max-restarts"),
+        (["-", "--nproc", "2"], "standard input"),
+    ):
+        ran = inside("train", *words)
+        assert (ran.code, ran.out) == (2, "") and said in ran.err
 
 
 # Two processes -------------------------------------------------------------------------------------------------------
