@@ -29,6 +29,12 @@ def values_run(tmp_path_factory):
     return train(tmp_path_factory, "diabetes", "linear:1", "--epochs", "2")
 
 
+@pytest.fixture(autouse=True)
+def few_draws(monkeypatch):
+    """Enough of a bootstrap to have ends."""
+    monkeypatch.setattr("dlkit.data.scores.DRAWS", 40)
+
+
 def train(tmp_path_factory, *words):
     from dlkit.cli import run
     from dlkit.core import console

@@ -1,6 +1,7 @@
 """Stacking is scikit-learn's, on predictions for rows that no member has seen."""
 
 import json
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -12,12 +13,15 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 from test_contract import assert_error
 
-from dlkit.core.run import open_run
+from dlkit.core.contest import Contest
+from dlkit.core.run import RunDirectory, open_run
 from dlkit.data import load
 from dlkit.data.split import folds
-from dlkit.ml import stack
+from dlkit.ml import persist, stack
+from dlkit.ml.data import prepare
 from dlkit.ml.engine import Engine
 from dlkit.ml.families import BY_NAME, Context
+from dlkit.ml.model import Model
 from dlkit.ml.oof import out_of_fold
 
 
@@ -42,19 +46,30 @@ def test_values_as_scikit_learn_stacks_them():
     np.testing.assert_allclose(stack.fit(each[0], y[200:300], "regression")(each[1]), theirs.predict(x[300:]))
 
 
+@pytest.fixture(autouse=True)
+def one_process(monkeypatch):
+    """What is small is not worth a process, however slow the machine is just now."""
+    monkeypatch.setattr("dlkit.ml.engine.START_SECONDS", 1e9)
+
+
 @pytest.fixture(scope="module")
 def baselines(tmp_path_factory):
-    """A tree and a linear model on breast_cancer, three folds."""
-    from dlkit.cli import run
-    from dlkit.core import console
-
+    """A tree and a linear model on breast_cancer, three folds: what `baseline` saves, without its race."""
+    contest = Contest("breast_cancer", folds=3)
+    dataset = load("breast_cancer")
+    prepared = prepare(contest, dataset)
+    data, rows = prepared.data, np.arange(dataset.rows)
     paths = []
-    for name in ("linear", "tree"):
-        out = tmp_path_factory.mktemp("runs") / name
-        words = ["breast_cancer", "--models", name, "--save", name, "--tries", "1", "--folds", "3", "--out", str(out)]
-        assert run(["baseline", *words, "-q"]) == 0
-        console.quiet = False
-        paths.append(out)
+    for name in ("logistic", "tree"):
+        setting = BY_NAME[name].settings(data.context)[0]
+        model = Model.fit(name, setting, data.context, data.layout, data.block(rows), data.labels)
+        directory = RunDirectory.create(str(tmp_path_factory.mktemp("runs") / name), name)
+        persist.save(directory, persist.dumps(model, data.block(persist.probe_rows(len(rows)))), prepared.coding)
+        directory.write_json("schema.json", prepared.schema.to_json())
+        facts = {"command": "baseline", "model": name, "settings": setting, "options": asdict(contest)}
+        directory.write_json("config.json", facts | {"fingerprint": dataset.fingerprint})
+        directory.finish()
+        paths.append(directory.path)
     return paths
 
 
