@@ -150,6 +150,20 @@ def test_out_that_cannot_be(inside, run, tmp_path):
     assert not list((tmp_path / "x.csv").iterdir())
 
 
+@pytest.mark.parametrize("name", ["o.csv", "o.csv.gz", "o.jsonl", "o.parquet"])
+def test_a_full_disk(inside, run, tmp_path, monkeypatch, name):
+    """Every format goes to a device that is full, as the temporary file would be."""
+    from contextlib import contextmanager
+    from pathlib import Path
+
+    @contextmanager
+    def full(path):
+        yield Path("/dev/full")
+
+    monkeypatch.setattr("dlkit.data.predict.replacing", full)
+    assert_error(inside("predict", run, "iris", "--out", name), 74, f"cannot write {name}", "no space left")
+
+
 def test_a_list_has_no_cell_in_csv(inside, run, tmp_path):
     columns = {name: [1.0] for name in NAMES.split(",")}
     pl.DataFrame({**columns, "list": [[1, 2]]}).write_parquet(tmp_path / "x.parquet")

@@ -1,6 +1,7 @@
 """What `predict` answers: the rows of a source as they came, with predictions appended, a piece at a time."""
 
 import gzip
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -191,16 +192,20 @@ def written(whole: Ensemble, source: str, reading: Reading, prefix: str, out: st
 
     try:
         with replacing(Path(out)) as temporary:
-            write(temporary, counted())
-            sync_file(temporary)
+            try:
+                write(temporary, counted())
+                sync_file(temporary)
+            except OSError as failure:
+                raise _cannot(out, failure, ExitCode.IO_ERROR) from None
     except OSError as failure:
-        reason = (failure.strerror or str(failure)).lower()
-        code = ExitCode.IO_ERROR if failure.errno in _WHILE_WRITING else ExitCode.CANT_CREATE
-        raise DlkitError(f"cannot write {out}: {reason}", code=code) from None
+        raise _cannot(out, failure, ExitCode.CANT_CREATE) from None
     return _told(whole, tally, out)
 
 
-_WHILE_WRITING = (5, 27, 28, 122)  # EIO, EFBIG, ENOSPC, EDQUOT
+def _cannot(out: str, failure: OSError, code: ExitCode) -> DlkitError:
+    # Polars has the system's words and no number: 'No space left on device (os error 28)'.
+    reason = re.sub(r" \(os error \d+\)$", "", failure.strerror or str(failure)).lower()
+    return DlkitError(f"cannot write {out}: {reason}", code=code)
 
 
 def _told(whole: Ensemble, tally: Tally, out: str) -> Result:
@@ -273,10 +278,11 @@ def _parquet(path: Path, parts: Iterator[Piece]) -> None:
 
     try:
         register_io_source(frames, schema=first.schema).sink_parquet(path, row_group_size=ROW_GROUP)
-    except pl.exceptions.PolarsError:
+    except (pl.exceptions.PolarsError, OSError) as failure:
         if failed:
             raise failed[0] from None
-        raise
+        # What the disk says comes wrapped in words of Parquet's.
+        raise OSError(str(failure).rpartition(": ")[2]) from None
 
 
 _FORMATS: dict[str, Callable[[Piece, Any, bool], None] | None] = {

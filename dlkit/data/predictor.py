@@ -17,7 +17,7 @@ class Predictor(Protocol):
 
     @property
     def task(self) -> str:
-        """classification, regression or clustering."""
+        """classification (of which clusters are one) or regression."""
 
     def predict(self, rows: Rows) -> np.ndarray:
         """N×classes probabilities, or N values in the target's own units, float64. No target is needed.
