@@ -34,7 +34,7 @@ SIGNIFICANT, PLAIN = 0.05, 0.001
 PERMUTED_TREES, GROUPED_TREES, GROUPED_FOLDS, GROUPED_ROWS = 30, 20, 3, 2000
 BATCH = 10
 # Of more rows the corrected interval says as much as refitting the forest would.
-MOST_REFITTED = 2000
+MOST_REFITTED = 1000
 MOST_COLUMNS = 10
 APART = 0.9
 """An id or a date with this AUC of its own is said to separate the sides."""
