@@ -88,8 +88,9 @@ def _uninterrupted() -> Iterator[None]:
 
 
 def limited(function: Callable[..., T], job: object, *shared: object) -> T:
-    """One job with one thread."""
-    with threadpool_limits(1):
+    """One job with one thread: of OpenMP and BLAS, and of estimators, of which a Dask worker would make more; the order
+    in which those add up would change the last digits."""
+    with threadpool_limits(1), joblib.parallel_config("sequential"):
         return function(job, *shared)
 
 
