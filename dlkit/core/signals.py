@@ -19,6 +19,11 @@ class Terminated(BaseException):
     """SIGTERM, as an exception, so that `finally` blocks run. A BaseException: no `except Exception` may swallow it."""
 
 
+class Interrupted(KeyboardInterrupt):
+    """SIGINT. Not KeyboardInterrupt itself: where that passes through an exec, as in many an import, Python ends the
+    process by the signal in the end, whatever exit code it was given."""
+
+
 CODES = {signal.SIGINT: ExitCode.INTERRUPTED, signal.SIGTERM: ExitCode.TERMINATED}
 SAVE = getattr(signal, "SIGUSR1", None)
 
@@ -77,7 +82,7 @@ def _stop(signum: int, frame: FrameType | None) -> None:
     if _Asked.deferred and again:
         end(signum)
     if not _Asked.deferred:
-        raise KeyboardInterrupt if signum == signal.SIGINT else Terminated
+        raise Interrupted if signum == signal.SIGINT else Terminated
 
 
 def _save(signum: int, frame: FrameType | None) -> None:

@@ -135,21 +135,21 @@ def test_killed_while_saving_two_hundred_times(tmp_path):
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_a_command_killed_twenty_times_ends_as_the_untroubled_one(tmp_path):
-    words = ["train", "digits", "--epochs", "3", "--checkpoint-every", "7"]
+    words = ["train", "digits", "--epochs", "40", "--checkpoint-every", "7"]
     subprocess.run(command_line(*words, "--out", "whole"), check=True, cwd=tmp_path, env=environment())
     rng, kills = random.Random(0), 0
     while True:
         line = command_line(*words, "--resume", "auto", "--out", "job")
         process = subprocess.Popen(line, cwd=tmp_path, env=environment(), stdout=subprocess.DEVNULL)
         try:
-            assert process.wait(timeout=rng.uniform(1.5, 6.0) if kills < 20 else 300) == 0
+            assert process.wait(timeout=rng.uniform(1.5, 5.0) if kills < 20 else 600) == 0
             break
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
             kills += 1
     print("kills", kills)
-    assert kills > 5
+    assert kills == 20
     for name in ("whole", "job"):
         assert (tmp_path / name / "manifest.json").exists()
     newest = [load_file(listed(tmp_path / name / "checkpoint")[0]) for name in ("whole", "job")]
@@ -377,6 +377,11 @@ import os, signal, sys
 from dlkit.core import signals
 signals.install()
 try:
+    exec("os.kill(os.getpid(), signal.SIGINT)")  # as in many an import; Python would end by the signal for it
+except KeyboardInterrupt:
+    pass
+signals._Asked.stop = None
+try:
     os.kill(os.getpid(), signal.SIGTERM)
     print("not raised")
 except signals.Terminated:
@@ -393,6 +398,13 @@ with signals.deferred():
 """
 
 
+def test_an_interrupt_in_an_exec_leaves_the_exit_code():
+    code = HANDLERS.partition("signals._Asked")[0] + "sys.exit(130)"
+    with script(code) as process:
+        process.communicate(timeout=120)
+    assert process.returncode == 130
+
+
 def test_the_handlers():
     """The first signal raises, or only sets the flag where work ends itself; the second is then as the kernel's own."""
     with script(HANDLERS) as process:
@@ -400,8 +412,15 @@ def test_the_handlers():
     assert (process.returncode, said) == (-signal.SIGTERM, "once\n")
 
 
+def has_handlers(pid: int) -> bool:
+    """Whether a process catches SIGTERM already, as Linux says."""
+    caught = next(line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("SigCgt"))
+    return bool(int(caught.split()[1], 16) >> (signal.SIGTERM - 1) & 1)
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 def test_fifty_signals_at_random_times(tmp_path):
     """From the first moment of the process on: its exit code is the signal's, and what there is can be gone on with."""
     rng, slowest, begun = random.Random(1), 0.0, 0
@@ -410,7 +429,9 @@ def test_fifty_signals_at_random_times(tmp_path):
         words = command_line("train", "digits", "--epochs", "10000", "--out", f"run{i}", "--checkpoint-every", "1")
         with (tmp_path / f"err{i}").open("w+") as err:
             process = subprocess.Popen(words, cwd=tmp_path, env=environment(), stdout=subprocess.DEVNULL, stderr=err)
-            time.sleep(0.2 + rng.random() * 6)  # before that Python itself is starting and has no handlers
+            while not has_handlers(process.pid):  # before that it is Python that is starting
+                time.sleep(0.005)
+            time.sleep(rng.random() * 6)
             sent = time.monotonic()
             process.send_signal(signum)
             assert process.wait(timeout=60) == code, (i, process.returncode)
