@@ -146,7 +146,9 @@ def class_weights(text: str, classes: tuple[str, ...], targets: Tensor) -> Tenso
         return torch.where(counts > 0, len(targets) / (len(classes) * counts.clamp(min=1)), 1.0)
     weights = torch.ones(len(classes))
     for part in text.split(","):
-        name, _, number = part.rpartition("=")
+        name, sign, number = part.rpartition("=")
+        if not sign:
+            raise DlkitError(f"--class-weights {text}: neither balanced nor NAME=WEIGHT,…", f"classes: {classes[0]}, …")
         if name not in classes:
             raise DlkitError(f"--class-weights: no class {name!r}", nearest(name, classes))
         weights[classes.index(name)] = _weight(part, number)

@@ -82,7 +82,7 @@ def test_balanced_weights_are_scikit_learns():
 
 
 @pytest.mark.parametrize(
-    ("text", "words"), [("d=1", "no class 'd'"), ("a=-1", "-1"), ("a", "no class"), ("a=x", "'x'")]
+    ("text", "words"), [("d=1", "no class 'd'"), ("a=-1", "-1"), ("a", "NAME=WEIGHT"), ("a=x", "'x'")]
 )
 def test_bad_class_weights_are_named(text, words):
     with pytest.raises(DlkitError, match=words):
