@@ -2,6 +2,7 @@
 
 import numpy as np
 import polars as pl
+from scipy import stats
 from sklearn.model_selection import KFold
 from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 
@@ -114,13 +115,7 @@ def is_function_of(values: pl.Series, labels: np.ndarray, is_class: bool) -> boo
     if distinct * ROWS_A_VALUE <= len(values):
         changes = int((sorted_ != sorted_.shift(1)).sum())
         return changes == distinct - 1
-    return values.dtype == pl.Float64 and abs(_rank_correlation(floats(values), labels)) > SAME
-
-
-def _rank_correlation(first: np.ndarray, second: np.ndarray) -> float:
-    from scipy import stats
-
-    return float(stats.spearmanr(first, second).statistic)
+    return values.dtype == pl.Float64 and abs(float(stats.spearmanr(floats(values), labels).statistic)) > SAME
 
 
 def _order(sides: Sides, labels: np.ndarray, rows: np.ndarray, is_class: bool) -> float:

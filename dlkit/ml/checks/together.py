@@ -21,9 +21,9 @@ GROUP_WORDS = re.compile(
 )
 TIME_WORDS = re.compile(r"(^|[^a-z])(year|timestamp|epoch|unix_?time|date|time)$", re.IGNORECASE)
 # A group has this many rows on average, and there are at least so many groups.
-FEWEST_GROUPS, ROWS_A_GROUP, MOST_SHARE = 10, 1.5, 0.1
+FEWEST_GROUPS, ROWS_A_GROUP = 10, 1.5
 # Columns that a group's value decides make it look like a thing of its own: a patient has an age and a sex.
-DECIDED, MOST_LOOKED_AT = 2, 5
+DECIDED = 2
 
 
 def check_groups(sides: Sides) -> Finding:
@@ -36,7 +36,8 @@ def check_groups(sides: Sides) -> Finding:
     for name in sides.groups:
         both, share, example = _shared(sides, name)
         worst = max(worst, share)
-        counts = [sides.frame[name].filter(pl.Series(side)).n_unique() for side in (~sides.is_valid, sides.is_valid)]
+        parts = [sides.frame[name].filter(pl.Series(side)) for side in (~sides.is_valid, sides.is_valid)]
+        counts = [part.drop_nulls().n_unique() for part in parts]
         found = f"{counts[0]:,} values of {name!r} in train, {counts[1]:,} in valid, {both:,} in both"
         said.append(found + (f" ({percent(share)} of valid, such as {example})" if both else ""))
     if worst:
@@ -54,10 +55,9 @@ def _shared(sides: Sides, name: str) -> tuple[int, float, str]:
 
 
 def _unasked(sides: Sides) -> Finding:
-    whole, torn, looked = [], [], []
+    whole, torn = [], []
     for name in _candidates(sides):
         _, share, _ = _shared(sides, name)
-        looked.append(name)
         (torn if share > 0 else whole).append((share, name))
     names = [name for _, name in whole]
     kept = f"the split keeps {listed(names)} whole: judge it so with --group {names[0]}" if whole else ""
@@ -82,8 +82,7 @@ def _candidates(sides: Sides) -> list[str]:
         if column.name in (sides.target_name, sides.time) or column.role in (Role.DATETIME, Role.CONSTANT):
             continue
         present = len(values) - column.missing
-        repeats = column.distinct >= FEWEST_GROUPS and ROWS_A_GROUP * column.distinct <= present
-        if not repeats or present > MOST_SHARE * column.distinct * present:
+        if column.distinct < FEWEST_GROUPS or ROWS_A_GROUP * column.distinct > present:
             continue
         if values.dtype == pl.Float64 and not is_whole(values.drop_nulls()):
             continue
