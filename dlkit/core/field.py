@@ -237,9 +237,9 @@ def _past(before: Verdict) -> Verdict:
 
 
 def everywhere(before: Verdict, count: tuple[int, ...], input: tuple[int, ...]) -> Verdict:
-    """The field where all `count` positions of a map are read: the whole input, or the part that a sequence was cut to.
+    """The field where all `count` positions of a sequence are read: the whole input, or the part that it was cut to.
 
-    What a stride cuts off at the end is not taken off: a gate would then see a part of what it multiplies.
+    What a stride cuts off at the end is not taken off.
     """
     reach = before.reach
     if not isinstance(reach, tuple) or len(reach) != 1 or len(count) != 1 or reach[0].stride not in (0, 1):
@@ -311,7 +311,7 @@ def spread(gate: Verdict, size: tuple[int, ...], over: tuple[int, ...], input: t
 
     A gate of size 1 is the same everywhere: the field is the whole input if that is what the gate sees.
     """
-    if size == over or not isinstance(gate.reach, tuple):
+    if size == over or is_fixed(gate) or not isinstance(gate.reach, tuple):
         return gate
     seen = [field.interval(0) for field in gate.reach]
     everything = all(s and s[0] <= 0 and s[1] >= end - 1 for s, end in zip(seen, input, strict=True))

@@ -95,13 +95,13 @@ class Totals(NamedTuple):
     field: Reach
     last_map: int | None
     active_params: int
+    positions: Shape
 
 
 def walk(graph: Graph, input: Shape) -> list[Step]:
     """Every layer in order, with what it makes of `input`; DlkitError names the first that does not fit."""
     shapes = [input]  # node i stands at i + 1, SOURCE at 0
     places = [_start(graph, input)]
-    extent = places[0].sizes or input
     costs: dict[tuple[int, tuple[Shape, ...]], _Cost] = {}
     steps: list[Step] = []
     for node in graph.nodes:
@@ -110,9 +110,9 @@ def walk(graph: Graph, input: Shape) -> list[Step]:
         before = [places[i + 1] for i in node.inputs]
         cost = costs.get(key) or costs.setdefault(key, _cost(graph, node, inputs, before))
         if isinstance(node.layer, Join):
-            place = positions.join(node.layer, inputs, cost.output, before, extent)
+            place = positions.join(node.layer, inputs, cost.output, before, places[0])
         else:
-            place = positions.through(node.layer, cost.reads, inputs[0], cost.output, before[0], extent)
+            place = positions.through(node.layer, cost.reads, inputs[0], cost.output, before[0], places[0])
         shapes.append(cost.output)
         places.append(place)
         text, output, params, macs, _, active = cost
@@ -189,6 +189,7 @@ def totals(steps: list[Step]) -> Totals:
         None if last is None else steps[last].field,
         last,
         sum(step.active_params for step in steps),
+        () if last is None else steps[last].positions,
     )
 
 

@@ -69,14 +69,14 @@ def _sizes(shape: Shape, layout: str) -> Shape:
 # One layer -------------------------------------------------------------------------------------------
 
 
-def through(layer: Layer, reads: Reads, x: Shape, y: Shape, before: Place, input: Shape) -> Place:
-    """The place of a layer's output `y`, where its input `x` lies as `before` says; `input` is the network's extent."""
+def through(layer: Layer, reads: Reads, x: Shape, y: Shape, before: Place, source: Place) -> Place:
+    """The place of a layer's output `y`, where its input `x` lies as `before` says, and the network's as `source`."""
     if len(x) == 1 and not before.layout:
         # a vector of what was seen stays that
         verdict = before.verdict if before.verdict.reach else field.advance(before.verdict, reads)
         return Place(verdict, "", ())
     across = len(x) > 1 and bool(layer.layout) and layer.layout != before.layout
-    verdict = _seen(layer, layer.crossed(x) if across else reads, x[0] - y[0], before, input)
+    verdict = _seen(layer, layer.crossed(x) if across else reads, x[0] - y[0], before, source)
     layout = _turned(before.layout) if isinstance(layer, Turning) else before.layout
     if len(y) == 1 and len(x) > 1:
         return Place(verdict, "", ())
@@ -88,10 +88,11 @@ def _turned(layout: str) -> str:
     return FIRST if layout == LAST else LAST
 
 
-def _seen(layer: Layer, reads: Reads | None, dropped: int, before: Place, input: Shape) -> Verdict:
+def _seen(layer: Layer, reads: Reads | None, dropped: int, before: Place, source: Place) -> Verdict:
     verdict = before.verdict
     if reads == WHOLE:
-        return field.everywhere(verdict, before.sizes, input)
+        # Of a sequence a part may have been taken. Of a map all counts as seen, whatever a stride cuts off at its end.
+        return field.everywhere(verdict, before.sizes, source.sizes) if source.layout == LAST else Verdict(WHOLE)
     if not isinstance(verdict.reach, tuple):
         return verdict
     if reads is None:
@@ -101,13 +102,13 @@ def _seen(layer: Layer, reads: Reads | None, dropped: int, before: Place, input:
     after = field.advance(verdict, reads)
     if reads == PAST and dropped:  # over a memory: its own positions come after it
         after = field.advance(after, (field.window(1, 1, 1, -dropped),))
-    return field.settled(after, input)
+    return field.settled(after, source.sizes)
 
 
 # Where branches join ---------------------------------------------------------------------------------
 
 
-def join(layer: Layer, shapes: Sequence[Shape], y: Shape, branches: Sequence[Place], input: Shape) -> Place:
+def join(layer: Layer, shapes: Sequence[Shape], y: Shape, branches: Sequence[Place], source: Place) -> Place:
     """The place of the join `y` of branches with these shapes."""
     main = next(place for place, x in zip(branches, shapes, strict=True) if len(x) == len(y))
     sizes = main.sizes if len(main.sizes) > max(1, len(y) - 1) else _sizes(y, main.layout)
@@ -118,8 +119,8 @@ def join(layer: Layer, shapes: Sequence[Shape], y: Shape, branches: Sequence[Pla
     elif len(moving) > 1 and not any(place.verdict.reach == WHOLE for place in branches):
         verdict = Verdict(None, "branches join whose positions lie on different axes")
     else:
-        spread = [field.spread(place.verdict, place.sizes, sizes, input) for place in branches]
-        verdict = field.unite(field.absorbed(spread, sizes, input))
+        spread = [field.spread(place.verdict, place.sizes, sizes, source.sizes) for place in branches]
+        verdict = field.unite(field.absorbed(spread, sizes, source.sizes))
     return Place(verdict, main.layout, sizes)
 
 

@@ -187,7 +187,7 @@ def _first(walked: Walk, want: str) -> int:
         raise DlkitError(f"--want: {error.message}") from None
     most = None
     for i, step in enumerate(walked.steps):
-        seen = sizes(walked.fields[i], walked.extent)
+        seen = sizes(walked.fields[i], walked.extent, step.positions)
         if seen is None or not step.output[1:]:
             continue
         wanted = parts * len(seen) if len(parts) == 1 else parts
@@ -231,7 +231,7 @@ def written(each: Sequence[int]) -> str:
 def _row(walked: Walk, index: int) -> Row:
     step, reach = walked.steps[index], walked.fields[index]
     axes: Any = reach if isinstance(reach, tuple) else ()
-    whole = sizes(reach, walked.extent)
+    whole = sizes(reach, walked.extent, step.positions)
     smallest = [
         int(axis.sizes[0]) if isfinite(axis.sizes[0]) else most for axis, most in zip(axes, whole or (), strict=False)
     ]

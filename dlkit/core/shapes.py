@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from dlkit.core import blocks, network, positions, spec
 from dlkit.core.errors import DlkitError
-from dlkit.core.field import WHOLE, Reach
+from dlkit.core.field import WHOLE, Field, Reach
 from dlkit.core.graph import Graph, Step, Totals, totals, walk
 from dlkit.core.layers import Shape, show
 from dlkit.core.result import Column, Result
@@ -97,7 +97,7 @@ def _summary(walked: Walked) -> dict[str, Any]:
         "params": whole.params,
         "macs": whole.macs,
         "flops": 2 * whole.macs,
-        "rf": sizes(whole.field, walked.extent),
+        "rf": sizes(whole.field, walked.extent, whole.positions),
     }
 
 
@@ -131,21 +131,29 @@ def row(step: Step, extent: Shape) -> dict[str, Any]:
         "output": list(step.output),
         "params": step.params,
         "macs": step.macs,
-        "rf": sizes(step.field, extent),
+        "rf": sizes(step.field, extent, step.positions),
         "jump": ([axis.stride for axis in step.field] or None) if isinstance(step.field, tuple) else None,
     }
 
 
-def sizes(reach: Reach, extent: Shape | None) -> list[int] | None:
-    """The receptive field per axis, the input having `extent` positions (None: not known).
+def sizes(reach: Reach, extent: Shape | None, count: Shape) -> list[int] | None:
+    """The receptive field per axis, the input having `extent` positions (None: not known), and the output `count`.
 
-    All of the input where that is what is seen, or all of it up to a position; None where undefined, or not known.
+    All of the input where that is what is seen; where a position sees all before it, what the last one sees. None
+    where undefined, or not known.
     """
     if isinstance(reach, tuple):
-        found = [axis.size for axis in reach]
-        whole = extent or (0,) * len(found)
-        return [int(size) if isfinite(size) else end for size, end in zip(found, whole, strict=True)]
+        ends = extent or (0,) * len(reach)
+        lasts = count if len(count) == len(reach) else (0,) * len(reach)
+        return [_size(*axis) for axis in zip(reach, ends, lasts, strict=True)]
     return list(extent) if reach == WHOLE and extent is not None else None
+
+
+def _size(axis: Field, end: int, count: int) -> int:
+    if isfinite(axis.size):
+        return int(axis.size)
+    seen = axis.interval(count - 1) if count else None
+    return min(end, int(seen[1]) + 1) if seen else end
 
 
 def causality(reach: Reach) -> list[str]:

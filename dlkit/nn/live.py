@@ -20,7 +20,7 @@ from torch import nn
 from dlkit.core import receptive, spec
 from dlkit.core.blocks import LONG
 from dlkit.core.errors import DlkitError, ExitCode, nearest
-from dlkit.core.graph import SOURCE, Graph, Node
+from dlkit.core.graph import SOURCE, Graph, Node, totals
 from dlkit.core.io import missing
 from dlkit.core.layers import Shape, show
 from dlkit.core.network import MODULE
@@ -123,7 +123,7 @@ def result(traced: Traced, depth: int | None = None) -> Result:
         "params": traced.params,
         "macs": traced.macs,
         "flops": 2 * traced.macs,
-        "rf": sizes(traced.field, traced.extent),
+        "rf": sizes(traced.field, traced.extent, totals(traced.steps).positions),
         "activation_bytes": traced.activation_bytes,
     }
     counted = ", ".join(f"{name} {times}" for name, times in traced.uncounted.items())

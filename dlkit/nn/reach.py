@@ -93,6 +93,10 @@ class Tracker:
             alone = all(a.axes or a.size == 1 for a in channels)
             self.crossed = alone and len(axes_of([channels])) == 1  # several: an image that was flattened
 
+    def everywhere(self, verdict: Verdict, count: int) -> Verdict:
+        """The field where all `count` positions are read: of a sequence, of which a part may have been taken."""
+        return field.everywhere(verdict, (count,), self.extent) if self.layout == LAST else Verdict(WHOLE)
+
     def positions(self, tensor: torch.Tensor | None) -> tuple[tuple[int, ...], str]:
         """The sizes of a tensor's spatial dimensions, in order, and its layout; empty where that is neither of two."""
         state = self.get(tensor)
@@ -137,7 +141,7 @@ class Tracker:
         elif over or (walks and len(walks) < self.rank):
             verdict = end = Verdict(WHOLE) if over and self.rank == 1 else Verdict(None, name)
         elif walks:
-            verdict = advance(verdict, WHOLE if both else PAST)
+            verdict = self.everywhere(verdict, x.shape[time]) if both else advance(verdict, PAST)
         else:
             end = verdict
         whole = verdict.reach == WHOLE
@@ -237,8 +241,7 @@ class Run:
         atoms = [atom for dim in dims for atom in dim]
         seen = base.mixed | {axis for axis in axes_of(dims) if _covers(atoms, axis)}
         if len(seen) == self.tracker.rank:
-            count, input = (_count(atoms),), self.tracker.extent
-            whole = unite([field.everywhere(verdict, count, input) for verdict in factors or [base.verdict]])
+            whole = unite([self.tracker.everywhere(verdict, _count(atoms)) for verdict in factors or [base.verdict]])
             return State(tuple(plain(_sizes(kept))), whole, seen)
         verdict = base.verdict if base.verdict.reach is None else Verdict(None, self.name)
         return State(tuple(kept), verdict, seen)
