@@ -79,7 +79,7 @@ def patchgan(outputs: int) -> list[str]:
 def residual_mlp(outputs: int) -> list[str]:
     return [
         "linear:192",
-        "3*(sum(bn linear:384 relu dropout:0.2 linear:192 | ))",
+        "3*(sum(bn linear:384 relu dropout:0.1 linear:192 | ))",
         f"bn relu linear:{outputs}",
     ]
 
