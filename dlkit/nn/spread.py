@@ -117,6 +117,7 @@ def sharded(model: nn.Module, recipe: Recipe) -> nn.Module:
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
     check_shardable(recipe)
+    model.to(memory_format=torch.contiguous_format)  # shards are cut from weights that lie in order
     half = recipe.precision == "bf16"
     whole, halved = MixedPrecisionPolicy(), MixedPrecisionPolicy(torch.bfloat16, torch.float32)
     for child in model.children():

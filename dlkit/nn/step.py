@@ -231,7 +231,10 @@ class Stepper:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
+            # Which kernels run is this run's own affair: weights in shards, or another device, have others.
+            ours = [{k: g[k] for k in ("fused", "foreach", "capturable") if k in g} for g in optimizer.param_groups]
+            groups = [theirs | flags for theirs, flags in zip(saved["param_groups"], ours, strict=True)]
+            optimizer.load_state_dict(saved | {"param_groups": groups})
         self.scaler.load_state_dict(state["scaler"])
         if self.average:
             self.average.load_state_dict(state["average"])
