@@ -84,13 +84,12 @@ class Processes:
     def wait(self, until: float) -> list[tuple[Trial, Outcome]]:
         """What is done, at least one trial of those that run, unless `until` comes first."""
         while self._running:
-            now = time.monotonic()
-            next_deadline = min(until, min(one.deadline for one in self._running))
-            ready = wait([one.connection for one in self._running], max(min(next_deadline - now, LOOK_SECONDS), 0))
-            done = [(one, self._collect(one)) for one in list(self._running) if one.connection in ready]
-            done += self._overdue() + self._too_large()
-            for one, _ in done:
-                self._end(one)
+            done: list[tuple[_Running, Outcome]] = []
+            for look in (lambda: self._ready(until), self._overdue, self._too_large):
+                found = look()
+                for one, _ in found:
+                    self._end(one)  # at once: what has an outcome must not be given another
+                done += found
             if done or time.monotonic() >= until:
                 return [(one.trial, outcome) for one, outcome in done]
         return []
@@ -100,10 +99,17 @@ class Processes:
         for one in list(self._running):
             self._end(one)
 
+    def _ready(self, until: float) -> list[tuple[_Running, Outcome]]:
+        """What has something to say, or has died, by the next deadline or look."""
+        next_deadline = min(until, min(one.deadline for one in self._running))
+        seconds = max(min(next_deadline - time.monotonic(), LOOK_SECONDS), 0)
+        ready = wait([one.connection for one in self._running], seconds)
+        return [(one, self._collect(one)) for one in self._running if one.connection in ready]
+
     def _collect(self, one: _Running) -> Outcome:
         try:
             return one.connection.recv()  # type: ignore[no-any-return]
-        except EOFError:
+        except (EOFError, OSError):  # before it said anything, or within a word
             one.process.join()
             code = one.process.exitcode or 0
             name = signal.Signals(-code).name if code < 0 else f"exit code {code}"
@@ -115,7 +121,7 @@ class Processes:
         return [(one, outran(now - one.started)) for one in late]
 
     def _too_large(self) -> list[tuple[_Running, Outcome]]:
-        if self.memory is None:
+        if self.memory is None or not self._running:
             return []
         held = {one: _held(one.process.pid) for one in self._running}
         if sum(held.values()) <= self.memory:
@@ -125,8 +131,6 @@ class Processes:
         return [(largest, Outcome(problem=problem))]
 
     def _end(self, one: _Running) -> None:
-        if one not in self._running:
-            return
         self._running.remove(one)
         one.process.kill()
         one.process.join()

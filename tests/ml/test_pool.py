@@ -77,15 +77,36 @@ def test_the_largest_is_killed_where_all_together_outgrow_the_memory(processes):
     assert len(one._running) == 1
 
 
+@pytest.mark.parametrize("late", [{"memory": 0}, {"deadline": 0.0}], ids=lambda late: next(iter(late)))
+def test_what_is_done_is_neither_late_nor_too_large_besides(processes, late):
+    """Its process still holds memory, and its time may end, while its answer is read: there is one outcome alone."""
+    if "memory" in late and not Path("/proc/self/statm").exists():
+        pytest.skip("the memory of another process is read from /proc")
+    one = processes()
+    told = "__import__('dlkit.ml.trial', fromlist=['trial']).Outcome(0.5)"
+    lingering = f"__import__('threading').Thread(target=__import__('time').sleep, args=({LONG},)).start()"
+    one.submit(TRIAL, LONG, eval, f"({lingering}, {told})[1]")
+    assert one._running[0].connection.poll(LONG)
+    vars(one if "memory" in late else one._running[0]).update(late)
+    assert one.wait(time.monotonic() + LONG) == [(TRIAL, Outcome(0.5))]
+
+
 def test_free_memory_is_known_on_linux():
     free = pool.free_bytes()
     assert free is None or free > 0
 
 
-def test_a_finisher_whose_process_dies_says_so(tmp_path):
+def test_a_finisher_that_cannot_fit_says_why(tmp_path):
     with Finisher(None, tmp_path / "model") as finisher:
         found = finisher.finish(TRIAL, LONG)  # it was given no data
-    assert found.problem
+    assert "NoneType" in found.problem
+
+
+def test_a_finisher_whose_process_dies_says_so(tmp_path):
+    with Finisher(None, tmp_path / "model") as finisher:
+        finisher._process.kill()
+        finisher._process.join()
+        assert "died" in finisher.finish(TRIAL, LONG).problem
 
 
 def test_a_finisher_that_is_too_slow_is_killed(tmp_path):
