@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from sklearn.base import clone
 
 from dlkit.ml.block import Block, Layout
 from dlkit.ml.families import BY_NAME, Context, Family
@@ -29,20 +30,27 @@ class Model:
     ) -> "Model":
         """Fit on a block's rows: y are N class indices or N values. What scikit-learn raises passes through."""
         family = BY_NAME[name]
-        if context.balance and context.is_classification and not family.weighs and name != "dummy":
-            rows = balanced(y, context.seed)
-            block, y = take(block, rows), y[rows]
         features = Features(family.view, layout, _target(context), context.seed)
+        return cls(features, family.make(setting, context), context.classes)._learn(family, context.balance, block, y)
+
+    def again(self, name: str, balance: bool, block: Block, y: np.ndarray) -> "Model":
+        """A copy with the same family (`name`) and settings that has learnt from these rows alone."""
+        copy = Model(clone(self.features), clone(self.estimator), self.classes)
+        return copy._learn(BY_NAME[name], balance, block, y)
+
+    def _learn(self, family: Family, balance: bool, block: Block, y: np.ndarray) -> "Model":
+        if balance and self.classes and not family.weighs and family.name != "dummy":
+            rows = balanced(y, self.features.seed)
+            block, y = take(block, rows), y[rows]
         with warnings.catch_warnings():
             # Convergence, a class of few rows, a column missing throughout: the score will tell.
             warnings.simplefilter("ignore")
-            x = features.fit_transform(block, y)
-            if not x.shape[1] and name != "dummy":
+            x = self.features.fit_transform(block, y)
+            if not x.shape[1] and family.name != "dummy":
                 raise ValueError("nothing is left to learn from: the text has no words")
-            estimator = family.make(setting, context)
-            _introduce(estimator, family, features)
-            estimator.fit(x, y)
-        return cls(features, estimator, context.classes)
+            _introduce(self.estimator, family, self.features)
+            self.estimator.fit(x, y)
+        return self
 
     def predict(self, block: Block) -> np.ndarray:
         size = max(CELLS // max(sum(self.features.parts_), 1), 256)

@@ -25,11 +25,9 @@ def out_of_fold(run: Run, source: str, engine: Engine) -> np.ndarray:
     The run's family and setting, fitted again on the training side of each of the folds that it was chosen by: what
     scikit-learn's StackingClassifier does with `cv`.
     """
-    contest, family, setting = _contest(run, source)
+    contest, family, setting = contest_of(run, source)
     dataset = load(source, contest.splitting.reading(contest.reading), texts=True)
     prepared = prepare(contest, dataset)
-    if family not in BY_NAME:
-        raise bad_data(f"{run.path}: no family of models is called {family!r:.40}")
     data = prepared.data
     shape = (len(data.labels), len(dataset.classes)) if dataset.classes else (len(data.labels),)
     found = np.full(shape, np.nan)
@@ -45,11 +43,13 @@ def _fold(number: int, family: str, setting: Mapping[str, Any], data: Data) -> n
     return model.predict(data.block(test))
 
 
-def _contest(run: Run, source: str) -> tuple[Contest, str, Mapping[str, Any]]:
-    """What the run was told, from its config.json."""
+def contest_of(run: Run, source: str) -> tuple[Contest, str, Mapping[str, Any]]:
+    """(what the run was told, the family of its model, the setting of that), from its config.json."""
     options, family, setting = (run.config.get(name) for name in ("options", "model", "settings"))
     if not isinstance(options, dict) or not isinstance(family, str) or not isinstance(setting, dict):
         raise bad_data(f"{run.path}: config.json does not say how the model was made")
+    if family not in BY_NAME:
+        raise bad_data(f"{run.path}: no family of models is called {family!r:.40}")
     try:
         reading, splitting = Reading(**options["reading"]), Splitting(**options["splitting"])
         told = {name: options[name] for name in ("folds", "metric", "seed", "balance")}

@@ -243,3 +243,15 @@ def test_k_starts_at_ln_n():
     assert (starting_k(20_640), starting_k(2)) == (10, 1)
     tried = {s["n_neighbors"] for s in BY_NAME["knn"].settings(Context("regression", 10_000, 4))}
     assert {9, 1, 100} <= tried
+
+
+@pytest.mark.parametrize("family", ["bayes", "knn", "boosting", "logistic"])
+def test_a_copy_learns_from_other_rows_as_if_it_had_seen_no_others(family):
+    """Rows without a gap have no column that says where gaps are: what is what is told anew."""
+    known = context("classification", balance=True)
+    setting = BY_NAME[family].settings(known)[0]
+    rows = np.flatnonzero(~np.isnan(NUMBERS[:, 0]))[:150]
+    some, y = take(BLOCK, rows), CLASSES[rows]
+    copy = Model.fit(family, setting, known, LAYOUT, BLOCK, CLASSES).again(family, True, some, y)
+    expected = Model.fit(family, setting, known, LAYOUT, some, y).predict(BLOCK)
+    np.testing.assert_array_equal(copy.predict(BLOCK), expected)
