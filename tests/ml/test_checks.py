@@ -248,6 +248,11 @@ def test_the_target_under_another_name(sides):
     )
 
 
+def test_numbers_that_no_float32_holds_are_looked_at_as_well():
+    labels = np.arange(60) % 2
+    assert leak.predicts(np.where(labels == 1, 1e40, -1e40), labels, True) == 1.0
+
+
 def test_a_column_that_predicts_almost_alone(sides):
     rng = np.random.default_rng(0)
     near = labelled(

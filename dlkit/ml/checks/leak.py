@@ -10,7 +10,7 @@ from dlkit.data import Role
 from dlkit.data.leak import ROWS_A_VALUE, SAME, correlates, follows
 from dlkit.data.metrics import r2
 from dlkit.ml.checks.finding import Finding, skip
-from dlkit.ml.checks.matrix import encode, floats
+from dlkit.ml.checks.matrix import LARGEST, encode, floats
 from dlkit.ml.checks.sides import Sides
 
 THRESHOLD, SUSPECT = 0.99, 0.95
@@ -74,7 +74,8 @@ def predicts(values: np.ndarray, labels: np.ndarray, is_class: bool, seed: int =
     classes = len(np.unique(labels))
     if is_class and 2 * classes > len(labels):
         return 0.0  # hardly a class has a second row
-    x, predicted = values.reshape(-1, 1).astype(np.float32), np.empty(len(labels))
+    x = np.clip(values, -LARGEST, LARGEST).astype(np.float32).reshape(-1, 1)
+    predicted = np.empty(len(labels))
     for train, held_out in KFold(FOLDS, shuffle=True, random_state=seed).split(x):
         tree = (DecisionTreeClassifier if is_class else DecisionTreeRegressor)(min_samples_leaf=2, random_state=seed)
         predicted[held_out] = tree.fit(x[train], labels[train]).predict(x[held_out])
