@@ -1,5 +1,6 @@
 """Two predictors on the same labelled rows: their scores, and whether the difference is more than chance."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -66,7 +67,9 @@ def compare(rows: Dataset, ours: Predictor, theirs: Predictor) -> Comparison:
         scores = [metrics.rmse(rows.labels, values) for values in predicted]
     difference = errors[1] - errors[0]
     error = float(difference.std()) / len(difference) ** 0.5
-    z = float(difference.mean()) / error if error else 0.0
+    mean = float(difference.mean())
+    # One difference in every row has no error at all.
+    z = mean / error if error else math.copysign(math.inf, mean) if mean else 0.0
     return Comparison("accuracy" if ours.task == "classification" else "rmse", scores[0], scores[1], z)
 
 

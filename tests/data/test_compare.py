@@ -40,6 +40,13 @@ def test_of_numbers(seed):
     assert (found.ours, found.theirs) == tuple(pytest.approx(e.mean() ** 0.5) for e in errors[::-1])
 
 
+@pytest.mark.parametrize(("first", "z"), [(1.0, np.inf), (3.0, -np.inf), (-2.0, 0.0)])
+def test_one_difference_in_every_row(first, z):
+    rows = load("diabetes")
+    found = compare(rows, Told("regression", rows.labels + first), Told("regression", rows.labels + 2.0))
+    assert found.z == z
+
+
 def test_of_classes_in_another_order():
     rows = load("iris")
     right = np.eye(3)[rows.labels]
