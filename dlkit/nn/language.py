@@ -16,6 +16,7 @@ from dlkit.data.texts import TASK, TextSchema
 from dlkit.nn import device as devices
 from dlkit.nn.objective import Objective
 from dlkit.nn.predictor import rebuild
+from dlkit.nn.text import LARGEST_BATCH
 from dlkit.nn.windows import Windows
 
 
@@ -51,7 +52,8 @@ def score(run: Run, source: str, reading: Reading, device: str) -> Result:
     if len(tokens) < schema.context + 1:
         raise bad_data(f"{source}: {len(tokens)} tokens, where the context of {run.path} needs {schema.context + 1}")
     batch = run.config.get("batch_size")
-    windows = Windows(tokens, schema.context, 4 * batch if isinstance(batch, int) else 64, where)
+    size = 4 * batch if isinstance(batch, int) and batch > 0 else LARGEST_BATCH
+    windows = Windows(tokens, schema.context, size, where)
     nats = _surprise(model, windows, Objective(TASK, schema.vocabulary.size)) / windows.count
     # Tokens of one vocabulary cannot be compared with another's; bytes can.
     scored = schema.vocabulary.decode(tokens[1 : windows.count + 1].tolist())
@@ -70,8 +72,8 @@ def score(run: Run, source: str, reading: Reading, device: str) -> Result:
 @torch.inference_mode()
 def _surprise(model: nn.Module, windows: Windows, objective: Objective) -> float:
     """Σ −ln p of every token that is scored."""
-    sums = [objective.total(model(batch.x).float(), batch.y).double() for batch in windows.in_order()]
-    return float(torch.stack(sums).sum())
+    sums = [objective.total(model(batch.x).float(), batch.y) for batch in windows.in_order()]
+    return float(torch.stack(sums).cpu().double().sum())
 
 
 def generate(run: Run, how: Sampling, device: str) -> Result:

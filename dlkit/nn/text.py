@@ -12,8 +12,10 @@ from dlkit.core.job import JobOptions
 from dlkit.core.layers import show
 from dlkit.core.recipe import Recipe
 from dlkit.core.splitting import Splitting
+from dlkit.data.split import Split
 from dlkit.data.texts import TASK, TextSchema, read_texts
 from dlkit.nn import device as devices
+from dlkit.nn import precision
 from dlkit.nn.build import build
 from dlkit.nn.objective import Objective
 from dlkit.nn.ranks import ALONE, Ranks
@@ -32,6 +34,7 @@ def prepare_text(options: JobOptions, recipe: Recipe, ranks: Ranks = ALONE, shar
 
     _refuse(options, recipe)
     device = devices.pick(options.device)
+    precision.check(recipe.precision, device)
     texts, schema = read_texts(
         options.data, options.reading, options.valid, options.vocab or VOCAB, options.context or CONTEXT
     )
@@ -47,7 +50,8 @@ def prepare_text(options: JobOptions, recipe: Recipe, ranks: Ranks = ALONE, shar
     if options.init_from or options.freeze:
         start.check(build(graph, schema.input_shape), options.init_from)
     objective = Objective(TASK, schema.vocabulary.size, smoothing=recipe.label_smoothing or 0.0)
-    fixed = objective, train, valid, device, {}, start, range(len(texts.train))
+    sides = range(len(texts.train)), range(len(texts.train), texts.rows), range(0)  # of many tokens no array is needed
+    fixed = objective, train, valid, device, {}, start, Split("end", *sides)  # type: ignore[arg-type]
     return Job(options, recipe, texts, schema, name, graph, *fixed, ranks, shard)  # type: ignore[arg-type]
 
 

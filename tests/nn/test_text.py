@@ -125,6 +125,8 @@ def test_micro_batches_and_resuming_change_nothing(inside, text, tmp_path):
         (["train", "letters.txt", "--augment", "flip"], 2, "--augment"),
         (["train", "letters.txt", "--class-weights", "balanced"], 2, "--class-weights"),
         (["train", "letters.txt", "--loss", "focal"], 2, "--loss focal"),
+        (["train", "letters.txt", "--device", "cpu", "--precision", "tf32"], 2, "--precision tf32"),
+        (["train", "letters.txt", *NET.split(" ", 2), *SMALL, "--lr", "1e38"], 70, "its rows are token "),
         (["train", "letters.txt", "--vocab", "words"], 2, "--vocab words"),
         (["train", "letters.txt", "embed:9,8", "lmhead:9"], 2, "lmhead:28"),
         (["train", "iris", "--context", "8"], 2, "--context"),
