@@ -40,6 +40,15 @@ def test_the_moving_average_starts_fast_and_takes_the_buffers_along():
     assert not ema.model.training and model.training
 
 
+def test_a_last_batch_of_one_row_is_left_out_of_the_statistics():
+    """Batch norm has no variance in it."""
+    x = np.random.default_rng(0).normal(size=(33, 4)).astype(np.float32)
+    train = Batches(x, np.zeros(33, np.int64), 16, torch.device("cpu"))
+    swa = Swa(network(), epochs=1, share=1.0)
+    swa.after_epoch(network(), 1, train)
+    assert swa.count == 1 and sum(len(y) for _, y in train.everything()) == 32
+
+
 def test_stochastic_weight_averaging_is_torchs():
     """The mean over the last two of four epochs, and batch-norm statistics measured over the training rows."""
     x = np.random.default_rng(0).normal(size=(50, 4)).astype(np.float32)
