@@ -1,6 +1,7 @@
 """`train --dry-run`: what a run would be, would take and would need, without making one."""
 
 import time
+from itertools import count
 from typing import Any
 
 from dlkit.core.compute import Counting, exact
@@ -35,7 +36,7 @@ def dry_run(job: Job) -> Result:
     plan = _plan(job)
     found = parts(Walked(job.graph, steps, None), plan)
     a_step, an_evaluation = _timed(job)
-    count = job.recipe.epochs * len(job.train)
+    total_steps = job.recipe.epochs * len(job.train)
     summary: dict[str, Any] = {
         "network": str(job.graph),
         "params": job.params,
@@ -44,8 +45,8 @@ def dry_run(job: Job) -> Result:
         "memory": {part.component: part.bytes for part in found},
         "batch_size": job.train.batch_size,
         "epochs": job.recipe.epochs,
-        "steps": count,
-        "seconds": count * a_step + job.recipe.epochs * an_evaluation,
+        "steps": total_steps,
+        "seconds": total_steps * a_step + job.recipe.epochs * an_evaluation,
         "samples_per_second": job.train.batch_size / a_step,
         "device": describe(job.device),
     }
@@ -68,9 +69,10 @@ def _timed(job: Job) -> tuple[float, float]:
     state = begin(job)
     state.model.train()
     seen, started = 0, time.perf_counter()
-    for i, batch in enumerate(job.train.shuffled(1)):
-        state.stepper(batch, state.plan(i))
-        if i + 1 == min(WARM, max(len(job.train) - 1, 1)):
+    batches = (batch for epoch in count(1) for batch in job.train.shuffled(epoch))
+    for i, batch in enumerate(batches, 1):
+        state.stepper(batch, state.plan(i - 1))
+        if i == WARM:
             synchronize(job.device)
             seen, started = 0, time.perf_counter()
             continue
@@ -78,7 +80,7 @@ def _timed(job: Job) -> tuple[float, float]:
         if seen == MOST or time.perf_counter() - started > ENOUGH:
             break
     synchronize(job.device)
-    a_step = (time.perf_counter() - started) / max(seen, 1)
+    a_step = (time.perf_counter() - started) / seen
     started = time.perf_counter()
     evaluate(state.stepper.judged, job.valid, job.objective)
     synchronize(job.device)

@@ -9,6 +9,7 @@ from torch import nn
 
 from dlkit.core.job import JobOptions
 from dlkit.core.recipe import Recipe
+from dlkit.nn import estimate
 from dlkit.nn.blame import with_rows
 from dlkit.nn.fit import Diverged
 from dlkit.nn.gauge import Gauge, findings
@@ -136,6 +137,15 @@ def test_a_dry_run_says_what_the_run_would_be_and_leaves_nothing(inside, tmp_pat
     assert 2 * forward < dry["summary"]["step_flops"] / 64 <= 3 * forward
     memory = json.loads(inside("memory", "1x8x8", *words[1:6], "--batch", "64", "--precision", "fp32", "--json").out)
     assert dry["summary"]["memory_bytes"] == memory["summary"]["per_gpu_bytes"]
+
+
+def test_a_dry_run_times_steps_where_an_epoch_is_one(monkeypatch):
+    taken, real = [], Stepper.__call__
+    monkeypatch.setattr(estimate, "MOST", 4)
+    monkeypatch.setattr(estimate, "ENOUGH", float("inf"))
+    monkeypatch.setattr(Stepper, "__call__", lambda self, *words: taken.append(words) or real(self, *words))
+    answer = estimate.dry_run(prepare(JobOptions("iris", ("linear:3",), batch_size=500), Recipe()))
+    assert len(taken) == estimate.WARM + 4 and answer.summary["samples_per_second"] > 0
 
 
 def test_the_rows_of_a_failure_are_named():
