@@ -42,10 +42,10 @@ class Objective:
         return {"classification": "accuracy", TASK: "perplexity"}.get(self.task, "rmse")
 
     def better(self, new: float, old: float | None) -> bool:
-        """Whether `new` is a better metric than `old`; NaN never is."""
+        """Whether `new` is a better metric than `old`; NaN never is, and anything is better than NaN."""
         if new != new:
             return False
-        if old is None:
+        if old is None or old != old:
             return True
         return new > old if self.task == "classification" else new < old
 

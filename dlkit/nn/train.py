@@ -159,7 +159,7 @@ def _verdict(job: Job, state: State, outcome: Outcome) -> Verdict:
     """Of the last epoch: as many training rows as there are validation rows are looked at."""
     objective = job.objective
     score = train_score(state.stepper.judged, job.train, objective, job.valid.count)
-    return judge(objective, score, outcome.metric, job.valid.y, outcome.valid_losses)
+    return judge(objective, score, outcome.metric, job.valid.y.cpu(), outcome.valid_losses)
 
 
 def _host(model: nn.Module) -> dict[str, torch.Tensor]:

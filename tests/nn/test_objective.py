@@ -114,5 +114,6 @@ def test_a_uniform_answer_costs_ln_k():
 
 def test_nan_is_never_better():
     assert not CLASSES.better(float("nan"), 0.5) and not CLASSES.better(float("nan"), None)
+    assert CLASSES.better(0.1, float("nan"))  # the first epoch of a run may have had no other
     assert CLASSES.better(0.6, 0.5) and not CLASSES.better(0.5, 0.5)
     assert Objective("regression", 1).better(0.4, 0.5)
