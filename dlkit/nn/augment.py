@@ -39,7 +39,8 @@ class Draws:
     """Random numbers of some rows in one epoch: the same for a row whatever stands beside it, on every device."""
 
     def __init__(self, rows: Tensor, epoch: int, seed: int) -> None:
-        start = torch.tensor([_signed(seed * _GOLDEN + epoch * _FIRST)], device=rows.device)
+        # Filled there: a number copied to a GPU would wait for all that it has to do.
+        start = torch.full((1,), _signed(seed * _GOLDEN + epoch * _FIRST), device=rows.device)
         self._state = _mix(rows + _mix(start))
         self._count = 0
 
@@ -109,7 +110,7 @@ class Augmenter:
         return torch.where(turn.view(-1, 1, 1, 1), a, b), torch.where(turn, first, second)
 
     def _one(self, name: str, x: Tensor, other: Tensor, drawn: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
-        table = self._beta[name].to(x.device)
+        table = self._beta[name] = self._beta[name].to(x.device)  # copied once
         share = table[(drawn * _QUANTILES).long().clamp(max=_QUANTILES - 1)]
         if name == "mixup":
             return torch.lerp(other, x, share.view(-1, 1, 1, 1)), share
@@ -174,7 +175,8 @@ def _luma(x: Tensor) -> Tensor:
     """B×1×H×W: luma of red, green and blue; the mean of other channels."""
     if x.shape[1] != 3:
         return x.mean(1, keepdim=True)
-    return (x * torch.tensor(GRAY, device=x.device).view(1, 3, 1, 1)).sum(1, keepdim=True)
+    red, green, blue = (weight * x[:, i : i + 1] for i, weight in enumerate(GRAY))
+    return red + green + blue
 
 
 def _boxes(x: Tensor, share: Tensor, draws: Draws) -> Tensor:
