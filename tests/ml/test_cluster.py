@@ -17,10 +17,12 @@ from dlkit.data import read
 from dlkit.ml import cluster, persist
 
 
-@pytest.fixture(autouse=True)
-def one_process(monkeypatch):
+@pytest.fixture(autouse=True, scope="module")
+def one_process():
     """What is small is not worth a process, however slow the machine is just now."""
-    monkeypatch.setattr("dlkit.ml.engine.START_SECONDS", 1e9)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("dlkit.ml.engine.START_SECONDS", 1e9)
+        yield
 
 
 def run(inside, *words):
