@@ -66,11 +66,6 @@ class RunDirectory:
                 left.unlink()
         return directory
 
-    def abandon(self) -> None:
-        """Take an empty directory away again: the work failed before there was anything to put in."""
-        self._lock.release()
-        self.path.rmdir()
-
     def __enter__(self) -> "RunDirectory":
         return self
 

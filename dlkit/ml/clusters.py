@@ -73,14 +73,10 @@ def cluster(options: Clustering, out: str | None) -> Result:
     for text in space.notes:
         console.note(text)
     todo, sample = jobs(options, space.x), make_sample(space.x, options.seed)
-    directory = RunDirectory.create(out, f"{space.dataset.name}-cluster")
-    try:
+    with RunDirectory.create(out, f"{space.dataset.name}-cluster") as directory:
         fits, found = _find(options, space, todo, sample)
-    except BaseException:
-        directory.abandon()
-        raise
-    result = _result(options, space, fits, found, directory)
-    _save(options, directory, space, fits, found)
+        result = _result(options, space, fits, found, directory)
+        _save(options, directory, space, fits, found)
     return result
 
 
