@@ -92,16 +92,22 @@ def auc_of_counts(truth: np.ndarray, score: np.ndarray) -> Callable[[np.ndarray]
     return value
 
 
-def auc_error(truth: np.ndarray, score: np.ndarray) -> float:
-    """Standard error of the AUC for rows that are independent (DeLong et al. 1988, by ranks: Sun & Xu 2014)."""
+def placements(truth: np.ndarray, score: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(of each positive row the share of negatives below it, of each negative the share of positives above it), ties
+    half: the mean of either is the AUC (DeLong et al. 1988, by ranks: Sun & Xu 2014)."""
     positive = truth.astype(bool)
     n, m = int(positive.sum()), int((~positive).sum())
-    if min(n, m) < 2:
-        return float("nan")
     together = ranks(score)
     over = (together[positive] - ranks(score[positive])) / m
-    under = 1 - (together[~positive] - ranks(score[~positive])) / n
-    return float(np.sqrt(over.var(ddof=1) / n + under.var(ddof=1) / m))
+    return over, 1 - (together[~positive] - ranks(score[~positive])) / n
+
+
+def auc_error(truth: np.ndarray, score: np.ndarray) -> float:
+    """Standard error of the AUC for rows that are independent (DeLong et al. 1988); NaN where a side has one row."""
+    n = int(truth.astype(bool).sum())
+    if min(n, len(truth) - n) < 2:
+        return float("nan")
+    return float(np.sqrt(sum(part.var(ddof=1) / len(part) for part in placements(truth, score))))
 
 
 def auc_ovr(truth: np.ndarray, proba: np.ndarray) -> float:

@@ -19,7 +19,7 @@ from sklearn.model_selection import StratifiedKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
-from dlkit.data.metrics import auc, auc_error, ranks
+from dlkit.data.metrics import auc, auc_error, placements
 from dlkit.ml.checks.matrix import Matrix
 from dlkit.ml.engine import Engine
 
@@ -134,15 +134,13 @@ def error_of(is_valid: np.ndarray, scores: np.ndarray, units: np.ndarray | None 
     """Standard error of the AUC: DeLong et al. (1988); with units, of clustered rows, Obuchowski (1997, eq. 5)."""
     if units is None:
         return auc_error(is_valid, scores)
-    n, m = int(is_valid.sum()), int((~is_valid).sum())
-    together, number = ranks(scores), np.unique(units, return_inverse=True)[1]
-    over = (together[is_valid] - ranks(scores[is_valid])) / m
-    under = 1 - (together[~is_valid] - ranks(scores[~is_valid])) / n
+    over, under = placements(is_valid, scores)
+    number = np.unique(units, return_inverse=True)[1]
     spread, area = np.zeros(number.max() + 1), float(over.mean())
-    for side, parts, count in ((is_valid, over, n), (~is_valid, under, m)):
+    for side, parts in ((is_valid, over), (~is_valid, under)):
         clusters = len(np.unique(number[side]))
         total = np.bincount(number[side], parts - area, len(spread))
-        spread += total * math.sqrt(clusters / max(clusters - 1, 1)) / count
+        spread += total * math.sqrt(clusters / max(clusters - 1, 1)) / len(parts)
     return float(np.sqrt((spread**2).sum()))  # a unit on both sides has its covariance in the square of its sum
 
 
