@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 
@@ -10,7 +9,7 @@ from dlkit.core.errors import DlkitError, bad_data
 from dlkit.core.reading import Reading
 from dlkit.core.run import Run
 from dlkit.data import metrics
-from dlkit.data.known import known_rows, truth
+from dlkit.data.known import known_rows, sized, truth
 from dlkit.data.load import read_table
 from dlkit.data.predictor import Predictor
 from dlkit.data.schema import Schema
@@ -184,9 +183,7 @@ class Labelled:
 
 def labelled(source: str, schema: Schema, reading: Reading) -> Labelled:
     """The rows of a source that say what is true of them."""
-    if Path(source).is_dir() and len(schema.input_shape) == 3:
-        reading = replace(reading, image_size=schema.input_shape[-1])
-    table = read_table(source, reading, labelled=False)
+    table = read_table(source, sized(source, schema, reading), labelled=False)
     found = truth(table, schema, reading)
     return Labelled(table.keep(found.kept), found.labels, int((~found.kept).sum()))
 

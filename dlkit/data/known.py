@@ -1,6 +1,7 @@
 """Rows as a fitted schema reads them: its columns by name and in its types, whatever else the source holds."""
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,12 @@ def known_rows(table: Table, schema: Schema, reading: Reading) -> Rows:
     named: dict[str, Any] = {role: [name for name, kind in roles.items() if kind == role] for role in ROLES}
     frame = pl.DataFrame([table.frame[name] for name in roles])
     return to_rows(replace(table, frame=frame), replace(reading, target=None, **named))
+
+
+def sized(source: str, schema: Schema, reading: Reading) -> Reading:
+    """`reading`, that of a folder of images at the size that the schema has."""
+    is_images = Path(source).is_dir() and len(schema.input_shape) == 3
+    return replace(reading, image_size=schema.input_shape[-1]) if is_images else reading
 
 
 def _images(table: Table, schema: Schema) -> Rows:

@@ -4,7 +4,7 @@ import gzip
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from dlkit.core.result import Column, Result, Row
 from dlkit.data.ensemble import Ensemble
 from dlkit.data.images import Files
 from dlkit.data.infer import Inference
+from dlkit.data.known import sized
 from dlkit.data.source import bare_name
 from dlkit.data.stream import tables
 from dlkit.data.table import Table
@@ -99,9 +100,7 @@ def _no_blanks(cells: pl.Series) -> pl.Series:
 
 def pieces(whole: Ensemble, source: str, reading: Reading, prefix: str) -> Iterator[Piece]:
     """The source's rows in order, each piece predicted by itself: bounded memory, whatever the source's size."""
-    if Path(source).is_dir() and len(whole.schema.input_shape) == 3:
-        reading = replace(reading, image_size=whole.schema.input_shape[-1])
-    for table in tables(source, reading):
+    for table in tables(source, sized(source, whole.schema, reading)):
         given = _given(table)
         appended = _appended(whole, whole.predict(table, reading), prefix)
         twice = next((name for name in appended.columns if name in given.columns), None)

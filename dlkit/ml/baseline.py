@@ -6,7 +6,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -135,8 +135,7 @@ class _Work:
         def refuse(trial: Trial) -> str | None:
             return fits_in_memory(trial, prepared.train_rows, prepared.width, prepared.data.context, free)
 
-        terms = Terms(**{**vars(self.terms), "cores": cores})
-        return Race(self.families, terms, time.monotonic, refuse)
+        return Race(self.families, replace(self.terms, cores=cores), time.monotonic, refuse)
 
     def _play(self, race: Race, runner: Any, board: Board, bar: Any) -> Iterator[Row]:
         for done in play(race, runner):
