@@ -40,6 +40,10 @@ class Member:
         na = reading.get("na") if isinstance(reading, dict) else None
         return tuple(word for word in na if isinstance(word, str)) if isinstance(na, list) else ()
 
+    def reads(self, reading: Reading) -> Reading:
+        """`reading`, with the words for missing that it knows."""
+        return replace(reading, na=(*reading.na, *self.na))
+
     def has_seen(self, table: Table) -> bool:
         """Whether it was fitted on this very source."""
         return self.run.config.get("fingerprint") == table.fingerprint
@@ -72,8 +76,7 @@ class Ensemble:
 
     def one(self, member: Member, table: Table, reading: Reading) -> np.ndarray:
         """What a member predicts, classes in its own order."""
-        reading = replace(reading, na=(*reading.na, *member.na))
-        return member.predictor.predict(known_rows(table, member.predictor.schema, reading))
+        return member.predictor.predict(known_rows(table, member.predictor.schema, member.reads(reading)))
 
     def aligned(self, member: Member, found: np.ndarray) -> np.ndarray:
         """A member's predictions with the classes in the order of the first one's."""
@@ -181,10 +184,10 @@ class Labelled:
         return Labelled(self.table.keep(mask), self.truth[mask], self.left_out)
 
 
-def labelled(source: str, schema: Schema, reading: Reading) -> Labelled:
-    """The rows of a source that say what is true of them."""
-    table = read_table(source, sized(source, schema, reading), labelled=False)
-    found = truth(table, schema, reading)
+def labelled(source: str, whole: Ensemble, reading: Reading) -> Labelled:
+    """The rows of a source that say what is true of them, in the words that the first member knows."""
+    table = read_table(source, sized(source, whole.schema, reading), labelled=False)
+    found = truth(table, whole.schema, whole.members[0].reads(reading))
     return Labelled(table.keep(found.kept), found.labels, int((~found.kept).sum()))
 
 
@@ -193,7 +196,7 @@ def known(whole: Ensemble, source: str, reading: Reading, option: str, again: Ag
 
     again  how a member that was fitted on the source predicts each of its rows without it: out of fold, or not at all
     """
-    rows = labelled(source, whole.schema, reading)
+    rows = labelled(source, whole, reading)
     each = [
         again(member, source, option) if member.has_seen(rows.table) else whole.one(member, rows.table, reading)
         for member in whole.members

@@ -18,7 +18,7 @@ def evaluate(whole: Ensemble, source: str, reading: Reading, side: str = "all") 
             f"{whole.members[0].name} is a run of cluster: there is no truth to compare its clusters with",
             "dlkit cluster --target COLUMN compares; dlkit predict says the cluster of each row",
         )
-    rows = ensemble.labelled(source, whole.schema, reading)
+    rows = ensemble.labelled(source, whole, reading)
     if side != "all":
         rows = rows.take(side_of_all(whole.members, rows.table, side))
     each = whole.each(rows.table, reading)

@@ -137,7 +137,7 @@ def _numeric(whole: Ensemble, table: Table, reading: Reading) -> dict[str, pl.Se
     if not table.is_text:
         return {}
     member = whole.members[0]
-    inference = Inference(table.place, (*reading.na, *member.na))
+    inference = Inference(table.place, member.reads(reading).na)
     names = [encoder.column for encoder in member.predictor.schema.encoders if encoder.kind == "numeric"]
     found = {name: inference.column(table.frame[name], "numeric") for name in names}
     return {name: values for name, values in found.items() if values is not None}

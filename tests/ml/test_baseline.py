@@ -130,6 +130,17 @@ class TestHonestSplits:
         assert (ran.code, ran.out) == (65, "") and "'x'" in ran.err
 
 
+def test_what_meant_missing_at_fit_means_it_in_eval(board, inside, table):
+    """In the target as in the other columns, without being told again."""
+    unknown = np.arange(N) % 10 == 0
+    cells = [("?" if i % 7 == 0 else str(x)) for i, x in enumerate(X)]
+    name = table("x.csv", x=cells, y=np.where(unknown, "?", Y))
+    board(name, "--target", "y", "--na", "?", "--models", "logistic", "--out", "r", *QUICK)
+    ran = inside("eval", "r", name, "--json")
+    assert ran.code == 0, ran.err
+    assert json.loads(ran.out)["summary"]["rows"] == N - unknown.sum()
+
+
 class TestCutShort:
     def test_nothing_is_left_where_it_is_interrupted(self, inside, tmp_path, monkeypatch):
         def interrupted(self, until):
