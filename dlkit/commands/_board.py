@@ -39,7 +39,10 @@ Save = Annotated[
     str | None,
     typer.Option(help="The family to save.", metavar="NAME", rich_help_panel=_PANEL, show_default="the best"),
 ]
-Folds = Annotated[int, typer.Option(min=2, help="Folds that score.", metavar="K", rich_help_panel="Split")]
+Folds = Annotated[
+    int | None,
+    typer.Option(min=2, help="Folds that score.", metavar="K", rich_help_panel="Split", show_default="5"),
+]
 Valid = Annotated[
     str | None, typer.Option(metavar="FILE", help="Score on this file, not on folds.", rich_help_panel="Split")
 ]

@@ -36,7 +36,7 @@ def command(
     tries: board.Tries = None,
     balance: board.Balance = False,
     save: board.Save = None,
-    folds: board.Folds = 5,
+    folds: board.Folds = None,
     valid: board.Valid = None,
     seed: opt.Seed = 0,
     engine: board.Engine = "local",

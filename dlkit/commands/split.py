@@ -32,7 +32,11 @@ def command(
     splitting: Splitting,
     *,
     data: opt.Data,
-    valid: opt.Valid = 0.2,
+    valid: Annotated[
+        float | None,
+        typer.Option(help="Share held out for validation.", parser=opt.share, metavar="SHARE", rich_help_panel="Split",
+                     show_default="0.2"),
+    ] = None,
     test: Annotated[
         float | None,
         typer.Option(help="Share held out for a test.", parser=opt.share, metavar="SHARE", rich_help_panel="Split"),
@@ -50,7 +54,7 @@ def command(
     link: Annotated[bool, typer.Option("--link", help="Folders of links to the images, not a manifest.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Write nothing: show sizes and shares.")] = False,
     roles: Annotated[bool, typer.Option("--roles", help="Show what each column is taken for, split nothing.")] = False,
-) -> Result:
+) -> Result:  # fmt: skip
     from dlkit.data import divide
 
     if roles:

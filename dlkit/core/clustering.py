@@ -34,6 +34,10 @@ class Clustering:
     seed: int = 0
     reading: Reading = field(default_factory=Reading)
 
+    def __post_init__(self) -> None:
+        if self.criterion == "bic" and "em" not in self.models:
+            raise DlkitError("--criterion bic: K-means has no likelihood", "--models em, or --criterion silhouette")
+
 
 def parse_ks(text: str) -> tuple[int, ...]:
     """`2:12` -> 2 … 12; `3`; `2,4,8`."""

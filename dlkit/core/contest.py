@@ -6,12 +6,15 @@ from dlkit.core.errors import DlkitError
 from dlkit.core.reading import Reading
 from dlkit.core.splitting import Splitting
 
+FOLDS = 5
+
 
 @dataclass(frozen=True)
 class Contest:
     """The fields are the command line's, with their defaults.
 
     valid    a file to score on in place of folds
+    folds    how many; None: FOLDS, or one split where there is a file to score on
     models   families by name; none: all that suit the task
     budget   seconds from start to end, the final fit and its saving included
     tries    settings tried in each family at most; 1: defaults alone
@@ -21,7 +24,7 @@ class Contest:
     data: str
     valid: str | None = None
     models: tuple[str, ...] = ()
-    folds: int = 5
+    folds: int | None = None
     metric: str | None = None
     budget: float = 60.0
     tries: int | None = None
@@ -34,6 +37,8 @@ class Contest:
     splitting: Splitting = field(default_factory=Splitting)
 
     def __post_init__(self) -> None:
+        if self.valid is not None and self.folds is not None:
+            raise DlkitError("--valid and --folds: one file validates, so there are no folds", "leave one of them out")
         if self.valid is not None and self.splitting != Splitting():
             option = next(iter(self.splitting.columns))
             raise DlkitError(f"--valid and --{option}: the file says which rows validate", "leave one of them out")

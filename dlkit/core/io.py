@@ -42,6 +42,16 @@ def missing(source: str, failure: OSError) -> DlkitError:
     return DlkitError(f"{source}: {reason}", hint, ExitCode.NO_INPUT)
 
 
+def check_free(path: Path) -> None:
+    """Whether a new file can be made there, before the work is done that it is to hold. Not so: exit code 73."""
+    if path.is_dir():
+        raise DlkitError(f"{path} is a folder", "name a file in it", ExitCode.CANT_CREATE)
+    if os.path.lexists(path):
+        raise DlkitError(f"{path} already exists", "name a file that is free", ExitCode.CANT_CREATE)
+    if not path.parent.is_dir():
+        raise DlkitError(f"{path}: there is no folder {path.parent}", code=ExitCode.CANT_CREATE)
+
+
 def write_atomic(path: Path, data: bytes) -> None:
     """Replace `path` by `data` so that a crash at any moment leaves the old file or the new one whole.
 

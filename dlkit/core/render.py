@@ -209,11 +209,19 @@ def _cells(columns: Sequence[Column], row: Row) -> list[str]:
 
 def _stream_table(result: Result) -> None:
     columns = [column for column in result.columns if column.terminal]
-    widths = [max(c.width, len(c.heading)) for c in columns]
+    for spare in [column for column in columns if column.spare]:
+        if sum(map(_least, columns)) + 3 * len(columns) > _width():
+            columns.remove(spare)
+    widths = [_least(column) for column in columns]
     _show(_grid(columns, [], widths))
     for row in result.rows:
         _show(_grid(columns, [_cells(columns, row)], widths, header=False))
         sys.stdout.flush()
+
+
+def _least(column: Column) -> int:
+    """How wide a column that streams is, whatever comes."""
+    return max(column.width, len(column.heading))
 
 
 def _grid(

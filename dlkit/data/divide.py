@@ -27,6 +27,8 @@ from dlkit.data.source import COMPRESSIONS, read_source, zstandard
 from dlkit.data.split import OUT, Split, as_text_each, folds, hold_out
 
 MOST_CLASSES = 10
+VALID = 0.2
+"""The share held out, unless another is asked for."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class Order:
     link    make a folder of links to a folder's images, and not a manifest
     """
 
-    valid: float = 0.2
+    valid: float | None = None
     test: float = 0.0
     seed: int = 0
     folds: int | None = None
@@ -92,7 +94,7 @@ def _dealt(cut: Cut, splitting: Splitting, order: Order) -> list[Split]:
     in_order = isinstance(cut, Lines) and cut.suffix == "txt" and not splitting.columns
     method = Splitting(time=ROW) if in_order else splitting
     if order.folds is None:
-        splits = [hold_out(cut.rows, method, order.valid, order.seed, order.test)]
+        splits = [hold_out(cut.rows, method, order.valid or VALID, order.seed, order.test)]
     else:
         splits = folds(cut.rows, method, order.folds, order.seed)
     return [replace(split, method="order") for split in splits] if in_order else splits
@@ -101,7 +103,7 @@ def _dealt(cut: Cut, splitting: Splitting, order: Order) -> list[Split]:
 def _check(order: Order) -> None:
     if order.column is not None and not order.column.strip():
         raise DlkitError("--column needs a name")
-    for first, second in (("folds", "test"), ("column", "link")):
+    for first, second in (("folds", "valid"), ("folds", "test"), ("column", "link")):
         if getattr(order, first) and getattr(order, second):
             raise DlkitError(f"--{first} and --{second} do not go together")
 
@@ -239,7 +241,7 @@ def _next(rows: Rows, order: Order, found: list[Row], out: Path) -> list[str]:
         return [f"next: dlkit train {shlex.quote(str(out))}"] if order.folds is None else []
     first, second = (shlex.quote(row["path"]) for row in found[:2])
     if order.column is not None:
-        return [f"next: dlkit train {first} --split {order.column}"] if order.folds is None else []
+        return [f"next: dlkit train {first} --split {shlex.quote(order.column)}"] if order.folds is None else []
     if isinstance(rows.place, FilePlace):
         return ["these are lists of files; --link makes folders, which dlkit train reads"]
     return [f"next: dlkit splitcheck {first} {second}"]

@@ -1,6 +1,7 @@
 """`dlkit baseline`: read, race, fit the best on all rows, save it; and never take longer than was said."""
 
 import platform
+import shlex
 import shutil
 import tempfile
 import time
@@ -66,7 +67,7 @@ def answer(contest: Contest, dataset: Dataset, started: float) -> Result:
 
 def _with_saved(name: str, task: str, families: list[Any]) -> list[Any]:
     """--save names one family, which then takes part, asked for or not."""
-    asked = [family for family in choose([name], task) if family.name != "dummy" or name.lower() == "dummy"]
+    asked = [family for family in choose([name], task, "--save") if family.name != "dummy" or name.lower() == "dummy"]
     if len(asked) != 1:
         raise DlkitError(f"--save {name} is several models", "name one: " + ", ".join(f.name for f in asked))
     names = {family.name for family in (*families, *asked)}
@@ -237,5 +238,5 @@ class _Work:
         if searched and race.ranking()[0].stage == "search":
             notes.append(f"the best of {searched + len(self.families)} settings flatters itself a little: "
                          "a held-out file (--valid) would not")  # fmt: skip
-        run = self.directory.path
+        run = shlex.quote(str(self.directory.path))
         return [*notes, f"next: dlkit eval {run} DATA; dlkit predict {run} DATA"]

@@ -25,14 +25,14 @@ def columns(prepared: Prepared) -> list[Column]:
     known = [
         Column("model", width=11),
         Column("score", kind, prepared.metric.name),  # type: ignore[arg-type]
-        Column("score_se", kind, "±", width=7),  # type: ignore[arg-type]
+        Column("score_se", kind, "±", width=9),  # type: ignore[arg-type]
         Column("p_dummy", "p", "p dummy", width=7),
         Column("fit_seconds", "seconds", "fit", width=7),
-        Column("predict_seconds", "seconds", "predict", width=7),
-        Column("memory_bytes", "bytes", "memory", width=8),
+        Column("predict_seconds", "seconds", "predict", width=7, spare=True),
+        Column("memory_bytes", "bytes", "memory", width=9, spare=True),
     ]
     if prepared.data.context.is_classification:
-        known += [Column("ece", "share", width=7), Column("brier", "float", terminal=False)]
+        known += [Column("ece", "share", width=7, spare=True), Column("brier", "float", terminal=False)]
     hidden = [Column("train_rows", "int", terminal=False), Column("stage", terminal=False)]
     return [*known, *hidden, Column("remark", width=14)]
 

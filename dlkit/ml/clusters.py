@@ -2,6 +2,7 @@
 
 import json
 import platform
+import shlex
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -206,7 +207,8 @@ def _result(options: Clustering, space: Space, fits: Sequence[Fit], found: Found
         Column("nmi", "float", "NMI"),
     ]
     result = Result(columns, rows, summary, "k", [*facts, Column("rows", "int"), Column("run")])
-    result.notes = [*_doubts(fits, found), f"next: dlkit predict {directory.path} {options.data}"]
+    following = shlex.join(["dlkit", "predict", str(directory.path), options.data])
+    result.notes = [*_doubts(fits, found), f"next: {following}"]
     result.drawing = lambda width: _drawn(fits, found, summary, width)
     return result
 

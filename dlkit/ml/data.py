@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dlkit.core.contest import Contest
+from dlkit.core.contest import FOLDS, Contest
 from dlkit.core.errors import DlkitError
 from dlkit.data import Dataset, Rows, Schema, fit_schema
 from dlkit.data.known import known_rows, truth
@@ -104,13 +104,14 @@ def _sides(contest: Contest, dataset: Dataset, total: int) -> tuple[list[tuple[n
     """(training rows, test rows) of each fold, and what is to be said about them."""
     if contest.valid is not None:
         return [(np.arange(dataset.rows), np.arange(dataset.rows, total))], []
+    folds = contest.folds or FOLDS
     if dataset.fixed_split is not None and not contest.splitting.columns:
-        note = f"the source says which rows validate: one split, not {contest.folds} folds"
+        note = f"the source says which rows validate: one split, not {folds} folds"
         return [(np.flatnonzero(~dataset.fixed_split), np.flatnonzero(dataset.fixed_split))], [note]
     if contest.splitting.split is not None:
         split = hold_out(dataset, contest.splitting, seed=contest.seed)
         return [(split.train, split.valid)], list(split.notes)
-    found = split_folds(dataset, contest.splitting, contest.folds, contest.seed)
+    found = split_folds(dataset, contest.splitting, folds, contest.seed)
     return [(split.train, split.valid) for split in found], list(found[0].notes)
 
 

@@ -360,7 +360,7 @@ ALIASES = {
 BY_NAME = {family.name: family for family in (*FAMILIES, *ON_REQUEST)}
 
 
-def choose(asked: Sequence[str], task: str) -> list[Family]:
+def choose(asked: Sequence[str], task: str, option: str = "--models") -> list[Family]:
     """The families asked for, the dummy always among them; all that suit the task where none is.
 
     A name that there is not, or that cannot do the task: exit code 2.
@@ -372,10 +372,10 @@ def choose(asked: Sequence[str], task: str) -> list[Family]:
         names = [n for n in ALIASES.get(name.lower(), (name.lower(),)) if n in BY_NAME]
         if not names:
             known = [*BY_NAME, *sorted(set(ALIASES) - set(BY_NAME))]
-            raise DlkitError(f"--models: there is no model {name!r}", nearest(name, known))
+            raise DlkitError(f"{option}: there is no model {name!r}", nearest(name, known))
         able = [n for n in names if task in BY_NAME[n].tasks]
         if not able:
-            raise DlkitError(f"--models: {name} does not do {task}", "known: " + ", ".join(_able(task)))
+            raise DlkitError(f"{option}: {name} does not do {task}", "known: " + ", ".join(_able(task)))
         wanted |= set(able)
     return [family for family in BY_NAME.values() if family.name in wanted]
 

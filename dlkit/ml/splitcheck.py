@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from dlkit.core import console
-from dlkit.core.errors import DlkitError, ExitCode
+from dlkit.core.io import check_free
 from dlkit.core.reading import Reading
 from dlkit.core.result import Column, Result
 from dlkit.ml.checks import ablation as ablations
@@ -73,7 +73,7 @@ def answer(request: Request, reading: Reading, embed: Embed | None = None) -> Re
     """Run the checks, write what was asked for, and say what was found: `ok` is whether none failed."""
     for path in (request.weights, request.plot):
         if path is not None:
-            _check_place(Path(path))
+            check_free(Path(path))
     if request.plot is not None:
         picture.figure_class(Path(request.plot))
     sides = open_sides(request.train, request.valid, reading, request.split, request.groups, request.time)
@@ -127,16 +127,6 @@ def _copies(sides: Sides, seen: Sides, seed: int) -> list[Finding]:
     if sides.arrays is not None and near.verdict != "fail":
         near = images.check_same_looks(sides, seed)
     return [duplicates.check_duplicates(sides), near, duplicates.check_conflicts(sides)]
-
-
-def _check_place(path: Path) -> None:
-    """Whether a file can be made there, before the work is done that it is to hold."""
-    if path.is_dir():
-        raise DlkitError(f"{path} is a folder", "name a file in it", ExitCode.CANT_CREATE)
-    if path.exists() and not path.is_file():
-        raise DlkitError(f"{path} is no file", code=ExitCode.CANT_CREATE)
-    if not path.parent.is_dir():
-        raise DlkitError(f"{path}: there is no folder {path.parent}", code=ExitCode.CANT_CREATE)
 
 
 def _result(report: Report) -> Result:

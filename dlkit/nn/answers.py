@@ -59,7 +59,7 @@ def _training(
     columns = [
         Column("epoch", "int", width=5),
         Column("step", "int", width=6),
-        Column("lr", "float"),
+        Column("lr", "float", width=10),
         Column("train_loss", "float", width=10),
         Column("valid_loss", "float", width=10),
         Column(metric, "share" if metric == "accuracy" else "float"),

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from dlkit.core.errors import DlkitError, ExitCode, nearest
-from dlkit.core.io import write_atomic
+from dlkit.core.io import check_free, write_atomic
 from dlkit.core.result import Column, Result
 from dlkit.core.run import open_run
 from dlkit.data import Schema
@@ -64,7 +64,7 @@ def export(run: str, file: str) -> Result:
     if path.suffix not in _WRITERS:
         hint = nearest(path.suffix, list(_WRITERS))
         raise DlkitError(f"{file}: the suffix says the format: one of {', '.join(_WRITERS)}", hint)
-    _refuse_existing(path)
+    check_free(path)
     opened = open_run(run)
     if opened.command != "train":
         raise DlkitError(f"{run}: a run of {opened.command}; only a network that train has made can be exported")
@@ -76,13 +76,6 @@ def export(run: str, file: str) -> Result:
         raise DlkitError(message, "nothing was written", ExitCode.INTERNAL)
     write_atomic(path, written.data)
     return _result(network.schema, path, len(written.data), difference)
-
-
-def _refuse_existing(path: Path) -> None:
-    if path.exists():
-        raise DlkitError(f"{path} already exists", "name a file that is free", ExitCode.CANT_CREATE)
-    if not path.parent.is_dir():
-        raise DlkitError(f"{path}: there is no folder {path.parent}", code=ExitCode.CANT_CREATE)
 
 
 def _example(schema: Schema, rows: int) -> np.ndarray:

@@ -208,7 +208,7 @@ def test_one_table_with_a_column(here):
     assert Path(path).read_bytes().splitlines(keepends=True)[1].endswith(b"\r\n")
     lines = [json.dumps({"a": i}) for i in range(8)] + ["{}", '{"a": 3 } ']
     Path("b.jsonl").write_text("\n".join(lines))
-    split("b.jsonl", Reading(), Splitting(), Order(0.5, out="b", folds=2, column='f"é'))
+    split("b.jsonl", Reading(), Splitting(), Order(out="b", folds=2, column='f"é'))
     folds = [json.loads(line) for line in Path("b/b.jsonl").read_text().splitlines()]
     assert sorted(row['f"é'] for row in folds) == ["1"] * 5 + ["2"] * 5
     with pytest.raises(DlkitError, match="a column 'x' already"):
@@ -243,6 +243,7 @@ def test_what_is_wrong_elsewhere_is_no_matter(here):
         ("a.csv", Splitting(stratify="wrod"), {}, 2, "'wrod'"),
         ("a.csv", Splitting(), {"link": True}, 2, "--link"),
         ("a.csv", Splitting(), {"folds": 3, "test": 0.1}, 2, "--folds and --test"),
+        ("a.csv", Splitting(), {"folds": 3, "valid": 0.1}, 2, "--folds and --valid"),
         ("a.csv", Splitting(), {"folds": 99}, 2, "--folds"),
         ("a.csv", Splitting(), {"valid": 0.001}, 65, "0 to validate"),
         ("a.csv", Splitting(), {"test": 0.001}, 65, "no rows are left to test"),

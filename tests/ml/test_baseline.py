@@ -128,6 +128,8 @@ class TestHonestSplits:
         assert (ran.code, ran.out) == (65, "") and "'maybe'" in ran.err and "line 2" in ran.err
         ran = inside("baseline", fit, "--target", "y", "--valid", table("held.csv", y=["yes"]))
         assert (ran.code, ran.out) == (65, "") and "'x'" in ran.err
+        ran = inside("baseline", fit, "--target", "y", "--valid", held, "--folds", "3")
+        assert (ran.code, ran.out) == (2, "") and "--valid and --folds" in ran.err
 
 
 def test_what_meant_missing_at_fit_means_it_in_eval(board, inside, table):
@@ -196,7 +198,11 @@ def test_text_alone(board, table):
 def test_models_by_name(inside, board):
     _, rows, _ = board("iris", "--models", "kmeans, nb", "--models", "em", *QUICK)
     assert {row["model"] for row in rows} == {"dummy", "bayes", "kmeans", "em"}
-    for words, hint in ((("--models", "boostng"), "'boosting'"), (("--save", "svm"), "svm-rbf")):
+    for words, hint in (
+        (("--models", "boostng"), "'boosting'"),
+        (("--save", "svm"), "svm-rbf"),
+        (("--save", "x"), "--save"),
+    ):
         ran = inside("baseline", "iris", *words)
         assert (ran.code, ran.out) == (2, "") and hint in ran.err
     ran = inside("baseline", "diabetes", "--models", "logistic")

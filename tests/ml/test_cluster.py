@@ -164,6 +164,7 @@ def test_numbers_of_clusters(text, ks):
         ("a\n" + "text of many words here %d\n" * 3, [], 65, "no column"),
         ("a\n1\n2\n3\n", ["--models", "dbscan"], 2, "kmeans"),
         ("a\n1\n2\n3\n", ["--k", "1"], 2, "--k"),
+        ("a\n1\n2\n3\n", ["--models", "kmeans", "--criterion", "bic"], 2, "no likelihood"),
         ("a\n1\n2\n3\n", ["--target", "b"], 2, "'b'"),
     ],
 )

@@ -132,6 +132,17 @@ def test_weights_bring_the_sides_together(check, two, tmp_path):
     assert abs(np.average(train, weights=weights) - valid.mean()) < 0.35 * abs(train.mean() - valid.mean())
 
 
+def test_what_is_there_is_not_written_over(inside, two, tmp_path):
+    """A data set after `--weights` is a slip of the hand that must not cost it."""
+    paths = shifted(two)
+    (tmp_path / "there.png").write_bytes(b"mine")
+    for option, name in (("--weights", paths[0]), ("--plot", "there.png")):
+        before = (tmp_path / name).read_bytes()
+        ran = inside("splitcheck", *paths, option, name)
+        assert (ran.code, ran.out) == (73, "") and "already exists" in ran.err
+        assert (tmp_path / name).read_bytes() == before
+
+
 @pytest.mark.parametrize("name", ["p.png", "p.svg", "p.PDF"])
 def test_a_picture(check, two, tmp_path, name):
     check(*shifted(two), "--plot", name, "--model", "linear")
