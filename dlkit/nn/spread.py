@@ -113,19 +113,25 @@ def distributed(model: nn.Module, forward: Forward, device: torch.device) -> Dis
 
 def sharded(model: nn.Module, recipe: Recipe) -> nn.Module:
     """FSDP2: each part of the network in shards, gathered when it runs; in bf16 where that is the precision, but for
-    norms, whose statistics are in 32 bits."""
+    norms, whose statistics are in 32 bits. A part whose weights another one uses too is gathered with the whole."""
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
     check_shardable(recipe)
+    lent = {giver for module in model.modules() for giver in getattr(module, "shared", ())}
+    if lent and recipe.checkpoint_activations:
+        raise DlkitError("--shard with --checkpoint-activations does not go with tied weights", "leave one of them out")
     model.to(memory_format=torch.contiguous_format)  # shards are cut from weights that lie in order
-    half = recipe.precision == "bf16"
     whole, halved = MixedPrecisionPolicy(), MixedPrecisionPolicy(torch.bfloat16, torch.float32)
+
+    def policy(part: nn.Module) -> MixedPrecisionPolicy:
+        normed = any("Norm" in type(inner).__name__ for inner in part.modules())
+        return halved if recipe.precision == "bf16" and not normed else whole
+
     for child in model.children():
-        if any(p.requires_grad for p in child.parameters()):
-            normed = any("Norm" in type(part).__name__ for part in child.modules())
-            fully_shard(child, mp_policy=halved if half and not normed else whole)
+        if child not in lent and any(p.requires_grad for p in child.parameters()):
+            fully_shard(child, mp_policy=policy(child))
     if not recipe.checkpoint_activations:  # there the parts are run one by one, and the whole is never called
-        fully_shard(model, mp_policy=whole)
+        fully_shard(model, mp_policy=policy(next(iter(lent))) if lent else whole)
     return model
 
 

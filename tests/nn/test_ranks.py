@@ -174,6 +174,22 @@ def train_again(folder) -> list[dict]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_tied_weights_in_shards(tmp_path, precision):
+    (tmp_path / "letters.txt").write_text("abcdefghijklmnopqrstuvwxyz\n" * 60)
+    network = ["embed:28,16", "pos", "sum(ln attn:2,causal=1 | )", "ln", "lmhead:28,tie=1"]
+    words = ["letters.txt", *network, "--context", "16", "--batch-size", "13", "--epochs", "2", "--out"]
+    one = train(tmp_path, *words, "one")
+    two = train(tmp_path, *words, "two", "--nproc", "2", "--shard", "--precision", precision)
+    for a, b in zip(one, two, strict=True):
+        for loss in ("train_loss", "valid_loss"):
+            assert a[loss] == pytest.approx(b[loss], rel=1e-6 if precision == "fp32" else 1e-2)
+    refused = [*words, "three", "--nproc", "2", "--shard", "--checkpoint-activations"]
+    assert train(tmp_path, *refused, code=2) == []
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize(("first", "then"), [(2, 1), (1, 2), (2, 2)])
 @pytest.mark.parametrize("shard", [False, True])
 def test_a_checkpoint_fits_any_number_of_processes(tmp_path, first, then, shard):
