@@ -240,7 +240,7 @@ def test_signals_while_waiting_for_input(tmp_path, signum, code):
     process.stdin.flush()
     wait_until_read(process.stdin)
     process.send_signal(signum)
-    process.wait(timeout=60)  # its stdin stays open: it is the signal that ends it
+    process.wait(timeout=240)  # its stdin stays open: it is the signal that ends it
     with process:
         assert process.stdout.read() == ""
         assert "Traceback" not in process.stderr.read()

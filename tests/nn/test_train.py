@@ -109,7 +109,7 @@ def test_a_signal_keeps_what_was_learnt(tmp_path, signum, code):
     with subprocess.Popen(words, stdout=pipe, stderr=pipe, text=True, cwd=tmp_path, env=environment()) as process:
         assert json.loads(process.stdout.readline())["epoch"] == 1
         process.send_signal(signum)
-        rest, err = process.communicate(timeout=60)
+        rest, err = process.communicate(timeout=240)
     assert process.returncode == code
     assert "stopped at step" in err and "Traceback" not in err
     assert (tmp_path / "run" / "manifest.json").exists()
