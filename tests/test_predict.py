@@ -148,6 +148,9 @@ def test_out_that_cannot_be(inside, run, tmp_path):
     (tmp_path / "x.csv").mkdir()
     assert_error(inside("predict", run, "iris", "--out", "x.csv"), 73, "x.csv")
     assert not list((tmp_path / "x.csv").iterdir())
+    (tmp_path / "y.csv").write_text(NAMES + "\n1,2,3,4\n")
+    assert_error(inside("predict", run, "y.csv", "--out", "./y.csv"), 73, "the data itself")
+    assert (tmp_path / "y.csv").read_text() == NAMES + "\n1,2,3,4\n"
 
 
 @pytest.mark.parametrize("name", ["o.csv", "o.csv.gz", "o.jsonl", "o.parquet"])

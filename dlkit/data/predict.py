@@ -181,6 +181,8 @@ def _kind(cells: pl.Series) -> Any:
 def written(whole: Ensemble, source: str, reading: Reading, prefix: str, out: str) -> Result:
     """Every row in a file, whole or not at all; the answer says what the predictions were like."""
     write = _writer(out)
+    if Path(out).exists() and Path(source).exists() and Path(out).samefile(source):
+        raise DlkitError(f"--out {out}: this is the data itself", "give another name", ExitCode.CANT_CREATE)
     all_pieces = pieces(whole, source, reading, prefix)
     first, tally = next(all_pieces), Tally()
 
