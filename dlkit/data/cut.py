@@ -217,7 +217,7 @@ def _json_lines(source: Source, reading: Reading, columns: Sequence[str] | None)
     )
 
 
-def _text(source: Source, reading: Reading, columns: Sequence[str] | None) -> Lines:
+def _text(source: Source, reading: Reading) -> Lines:
     table = read_lines(source, reading)
     data = checked_text(source, reading)
     data, ends = _closed(data, _line_ends(data, len(data.removesuffix(b"\n"))))
@@ -353,7 +353,7 @@ def cut_file(source: Source, reading: Reading, columns: Sequence[str] | None) ->
     if kind == "jsonl":
         return _json_lines(source, reading, columns)
     if kind == "txt":
-        return _text(source, reading, columns)
+        return _text(source, reading)
     if kind == "parquet":
         return _frame(read_parquet(source), reading, columns, "parquet")
     if kind == "npz":

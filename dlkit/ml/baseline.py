@@ -119,7 +119,7 @@ class _Work:
         runner.stop()
         entry, outcome = self._save(race, stored, folder, finisher)
         result.summary.update(self._summary(race, board, entry, outcome))
-        result.notes += self._notes(race, board, entry)
+        result.notes += self._notes(race, board)
 
     def _runner(self, stored: Stored, stack: ExitStack) -> tuple[Any, int]:
         """Where trials run, and how many at a time."""
@@ -177,14 +177,14 @@ class _Work:
                 outcome = process.finish(entry.trial(self.prepared.folds), seconds)
             finisher = None
             if outcome.problem is None:
-                self._write(race, entry, folder / persist.MODEL)
+                self._write(entry, folder / persist.MODEL)
                 if tried:
                     console.warn(f"{tried[0]}; {entry.family.name} is saved instead")
                 return entry, outcome
             tried.append(f"{entry.family.name} could not be fitted on all rows in time: {outcome.problem}")
         raise DlkitError(tried[0], "give it more time: --budget", ExitCode.INTERNAL)
 
-    def _write(self, race: Race, entry: Entry, path: Path) -> None:
+    def _write(self, entry: Entry, path: Path) -> None:
         persist.save(self.directory, path.read_bytes(), self.prepared.coding)
         self.directory.write_json("schema.json", self.prepared.schema.to_json())
         self.directory.write_json("config.json", self._config(entry))
@@ -232,7 +232,7 @@ class _Work:
             "seconds": time.monotonic() - self.started,
         }
 
-    def _notes(self, race: Race, board: Board, entry: Entry) -> list[str]:
+    def _notes(self, race: Race, board: Board) -> list[str]:
         notes = words.verdict(board.standing(), self.prepared.metric.name, self.prepared.metric.kind)
         searched = sum(e.stage == "search" for e in race.entries)
         if searched and race.ranking()[0].stage == "search":
