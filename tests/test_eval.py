@@ -174,6 +174,14 @@ def test_rankings(inside, tmp_path):
     assert 0 < found["mrr_low"] <= found["mrr"] <= found["mrr_high"] <= 1
 
 
+@pytest.mark.parametrize(("gain", "line", "cell"), [("linear", 3, "-1.0"), ("exponential", 2, "100.0")])
+def test_what_is_no_relevance_is_named(inside, tmp_path, gain, line, cell):
+    (tmp_path / "hits.csv").write_text("rel,score,q\n100,1,a\n-1,2,a\n")
+    words = ("--truth", "rel", "--pred", "score", "--query", "q", "--gain", gain)
+    ran = inside("eval", "--predictions", "hits.csv", *words)
+    assert (ran.code, ran.out) == (65, "") and f"line {line}, column 'rel': {cell} is no relevance" in ran.err
+
+
 def test_perplexity(inside, tmp_path):
     (tmp_path / "x.csv").write_text("lp\n" + "-0.6931471805599453\n" * 20)
     assert summary(inside, "--predictions", "x.csv", "--log-prob", "lp")["perplexity"] == pytest.approx(2)

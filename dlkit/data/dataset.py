@@ -69,7 +69,7 @@ class Place:
 
 def shown(value: object) -> str:
     """A value as an error shows it: quoted, one line, not too long."""
-    text = repr(value)
+    text = repr(value.item() if isinstance(value, np.generic) else value)
     return text if len(text) <= 60 else text[:57] + "…" + text[0]
 
 

@@ -173,9 +173,12 @@ def _proba(
 def _of_rankings(file: _File, named: Named) -> Result:
     assert named.truth is not None and named.query is not None
     relevance, score = file.numbers("truth", named.truth), file.numbers("pred", _needed(named))
-    if (relevance < 0).any() or (named.gain == "exponential" and relevance.max() > 60):
-        row = int(((relevance < 0) | (relevance > 60)).argmax())
-        raise file.table.place.bad_cell(row, named.truth, relevance[row], "is no relevance: 0 is none, and 60 the most")
+    most = 60.0 if named.gain == "exponential" else np.inf
+    wrong = (relevance < 0) | (relevance > most)
+    if wrong.any():
+        row = int(wrong.argmax())
+        problem = "is no relevance: 0 is none" + (", and 60 the most" if np.isfinite(most) else "")
+        raise file.table.place.bad_cell(row, named.truth, relevance[row], problem)
     query = file.typed("query", named.query, "categorical").fill_null("")
     names, index = encode_classes(query)
     order = np.argsort(index, kind="stable")
