@@ -26,6 +26,12 @@ X = RNG.normal(size=N).round(4)
 Y = np.where(X + 0.5 * RNG.normal(size=N) > 0, "yes", "no")
 
 
+@pytest.fixture(autouse=True)
+def enough_memory(monkeypatch):
+    """What else runs on the machine must not decide which models are fitted."""
+    monkeypatch.setattr(baseline, "free_bytes", lambda: None)
+
+
 @pytest.fixture
 def table(tmp_path):
     """table(name, column=…) writes a CSV file into the folder that `inside` runs in."""
