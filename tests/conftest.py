@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from hypothesis.internal.conjecture import providers
 from support import SHARED, Ran, command_line, environment
 
 
@@ -19,6 +20,10 @@ def pytest_configure(config):
     explores = "slow" in config.option.markexpr and "not slow" not in config.option.markexpr
     settings.register_profile("suite", derandomize=not explores, deadline=None, print_blob=True)
     settings.load_profile("suite")
+    if not explores:
+        # Hypothesis also draws constants out of the modules that are loaded: other cases in another order of tests.
+        none = providers.Constants()
+        providers._get_local_constants = lambda: none
 
 
 @pytest.fixture

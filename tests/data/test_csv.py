@@ -238,7 +238,7 @@ def check_against_oracle(content: bytes, chunk: int = 1 << 22, header: bool = Tr
         expected.insert(0, [f"c{i}" for i in range(1, len(expected[0]) + 1)])
     assert read.frame.columns == expected[0]
     assert [[cell or "" for cell in row] for row in read.frame.rows()] == expected[1:]
-    lines = content.decode().split("\n")
+    lines = content.decode().removeprefix("\ufeff").split("\n")
     starts = [lines[line - 1] for line in read.place.numbers]
     for start, row in zip(starts, expected[1:], strict=True):
         assert start.lstrip('"').startswith(row[0].split("\n")[0].split('"')[0].rstrip("\r"))
