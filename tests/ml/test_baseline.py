@@ -19,7 +19,8 @@ from dlkit.ml import baseline, persist, pool
 from dlkit.ml.pool import Finisher, Processes, outran
 
 # A budget that no busy machine uses up: what takes part is then fixed.
-QUICK = ("--tries", "1", "--folds", "3", "--budget", "10m")
+HELD = ("--tries", "1", "--budget", "10m")
+QUICK = (*HELD, "--folds", "3")
 N = 120
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=N).round(4)
@@ -122,7 +123,7 @@ class TestHonestSplits:
 
     def test_a_file_to_score_on(self, board, inside, table):
         fit, held = table("fit.csv", x=X[:80], y=Y[:80]), table("held.csv", y=Y[80:], x=X[80:])
-        summary, rows, _ = board(fit, "--target", "y", "--valid", held, "--models", "logistic", *QUICK, "--out", "r")
+        summary, rows, _ = board(fit, "--target", "y", "--valid", held, "--models", "logistic", *HELD, "--out", "r")
         assert summary["folds"] == 1 and 0.02 < summary["score_se"] < 0.15
         scored = json.loads(inside("eval", "r", held, "--json").out)["summary"]
         assert summary["score"] == pytest.approx(scored["accuracy"])
