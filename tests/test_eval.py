@@ -289,3 +289,18 @@ def test_what_is_not_a_question(inside, digits_run):
     assert_error(inside("eval", digits_run, "--images", "a", "b"), 2, "one at a time")
     assert_error(inside("eval", "no-such-run", "digits"), 66, "no-such-run")
     assert_error(inside("eval", digits_run, "iris"), 65, "a table")
+
+
+@pytest.mark.parametrize(
+    "words, option",
+    [
+        (["--predictions", "p.csv", "--truth", "y", "--pred", "z", "--tta", "flip"], "--tta"),
+        (["--predictions", "p.csv", "--truth", "y", "--pred", "z", "--rows", "valid"], "--rows"),
+        (["--images", "a", "b", "--truth", "y"], "--truth"),
+        (["--features", "a", "b", "--splits", "2"], "--splits"),
+        (["a-run", "iris", "--window", "uniform"], "--window"),
+        (["a-run", "iris", "--gain", "exponential"], "--gain"),
+    ],
+)
+def test_an_option_of_something_else_is_refused(inside, words, option):
+    assert_error(inside("eval", *words), 2, f"{option} is for")

@@ -193,6 +193,7 @@ def test_text_formats_are_those_of_every_command(inside, run, tmp_path):
     from dlkit.commands import _runs
     from dlkit.core import render
     from dlkit.core.reading import Reading
+    from dlkit.core.run import open_run
     from dlkit.data import predict
 
     cells = ['"a\tb"', '"c\\d"', '"two\nlines"', "x\x1by", '"q""q"', "", "ü"]
@@ -200,7 +201,9 @@ def test_text_formats_are_those_of_every_command(inside, run, tmp_path):
     (tmp_path / "x.csv").write_text(text)
     for form in ("tsv", "csv", "jsonl"):
         fast = inside("predict", run, "x.csv", "--format", form).out
-        result = predict.printed(_runs.open_ensemble([run], Reading(), "cpu", None, None, None), "x.csv", Reading(), "")
+        result = predict.printed(
+            _runs.open_ensemble([open_run(run)], Reading(), "cpu", None, None, None), "x.csv", Reading(), ""
+        )
         result.encode = None
         slow = io.StringIO()
         with pytest.MonkeyPatch.context() as patch:

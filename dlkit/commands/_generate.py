@@ -37,10 +37,10 @@ def write(words: list[str] | None, tokens: int, device: str, **said: Any) -> Res
     """The text of one run; `said` are the options of how it is drawn."""
     if not words or len(words) != 1:
         raise DlkitError("--generate takes one run directory and no data", "dlkit predict RUN --generate 200")
-    from dlkit.nn.language import Sampling, generate, is_language_model
+    from dlkit.nn.language import Sampling, generate
 
     run = open_run(words[0])
-    if not is_language_model(run):
+    if not run.writes:
         raise DlkitError(f"--generate: {words[0]} is no run of a language model")
     return generate(run, Sampling(tokens, **{name: value for name, value in said.items() if value is not None}), device)
 

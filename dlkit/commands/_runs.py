@@ -64,35 +64,27 @@ def split_words(words: Sequence[str] | None, command: str) -> tuple[list[str], s
     return list(words[:-1]), words[-1]
 
 
-def writes(runs: Sequence[str]) -> bool:
-    """Whether the one run that is named is of a language model."""
-    if len(runs) != 1:
-        return False
-    schema = open_run(runs[0]).schema
-    return isinstance(schema, dict) and schema.get("task") == "language-model"
-
-
 def open_ensemble(
-    paths: Sequence[str], reading: Reading, device: str, tta: str | None, weights: str | None, stack: str | None
+    runs: Sequence[Run], reading: Reading, device: str, tta: str | None, weights: str | None, stack: str | None
 ) -> "Ensemble":
     """The runs as one predictor: averaged, weighted or stacked."""
     from dlkit.data import ensemble
 
-    if len(paths) == 1 and (weights or stack):
+    if len(runs) == 1 and (weights or stack):
         raise DlkitError(f"--{'weights' if weights else 'stack'} is for several runs; this is one")
     if weights and stack:
         raise DlkitError("--weights and --stack exclude each other")
-    whole = ensemble.ensemble([_member(open_run(path), device, tta) for path in paths])
+    whole = ensemble.ensemble([_member(run, device, tta) for run in runs])
     if stack:
         from dlkit.ml.stack import fit
 
         return replace(whole, combine=fit(*ensemble.known(whole, stack, reading, "--stack", _again), whole.task))
     if not weights:
         return whole
-    numbers = ensemble.parse_weights(weights, len(paths))
+    numbers = ensemble.parse_weights(weights, len(runs))
     if numbers is None:
         numbers = ensemble.fit_weights(*ensemble.known(whole, weights, reading, "--weights", _again))
-        console.note("weights: " + ", ".join(f"{p} {w:.3f}" for p, w in zip(paths, numbers, strict=True)))
+        console.note("weights: " + ", ".join(f"{run.path} {w:.3f}" for run, w in zip(runs, numbers, strict=True)))
     return replace(whole, combine=ensemble.weighted(numbers))
 
 

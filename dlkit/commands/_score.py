@@ -83,11 +83,30 @@ def one_of(**asked: Any) -> str:
     return given[0] if given else "RUN"
 
 
-def refuse_for_runs(**options: Any) -> None:
-    """Options that name columns of a predictions file mean nothing for a run, which knows its own."""
+_OF = {
+    **dict.fromkeys(("truth", "pred", "proba", "query", "gain", "at", "log_prob", "task"), "predictions"),
+    **dict.fromkeys(("window", "data_range"), "images"),
+    **dict.fromkeys(("rows", "tta", "weights", "stack"), "RUN"),
+    "splits": "inception",
+}
+"""Option -> what it says something of."""
+_DEFAULTS = {"rows": "all", "gain": "linear", "window": "gaussian"}
+
+
+def refuse_foreign(what: str, **options: Any) -> None:
+    """An option that says something of another thing than the one that is scored has no effect."""
     for name, value in options.items():
-        if value is not None:
-            raise DlkitError(f"--{name.replace('_', '-')} is for --predictions FILE; a run knows its target")
+        if value != _DEFAULTS.get(name) and _OF[name] != what:
+            owner = "runs" if _OF[name] == "RUN" else f"--{_OF[name]}"
+            hint = "a run knows its target" if _OF[name] == "predictions" and what == "RUN" else None
+            raise DlkitError(f"--{name.replace('_', '-')} is for {owner}", hint)
+
+
+def refuse_for_texts(**options: Any) -> None:
+    """A language model is scored on a text: it has no rows, views or members."""
+    for name, value in options.items():
+        if value != _DEFAULTS.get(name):
+            raise DlkitError(f"--{name} has no effect on the run of a language model")
 
 
 def pairs(

@@ -51,6 +51,10 @@ def command(
     stack: _runs.Stack = None,
 ) -> Result:
     what = _score.one_of(RUN=words, predictions=predictions, images=images, features=features, inception=inception)
+    _score.refuse_foreign(
+        what, rows=rows, truth=truth, pred=pred, proba=proba, query=query, gain=gain, at=at, log_prob=log_prob,
+        task=task, window=window, data_range=data_range, splits=splits, tta=tta, weights=weights, stack=stack,
+    )  # fmt: skip
     if what == "predictions":
         from dlkit.data.predictions import Named, scored
 
@@ -58,12 +62,13 @@ def command(
         return scored(str(predictions), named, replace(reading, task=task))
     if what != "RUN":
         return _score.pairs(reading, images, features, inception, window, data_range, splits)
-    _score.refuse_for_runs(truth=truth, pred=pred, proba=proba, query=query, log_prob=log_prob, at=at, task=task)
-    runs, data = _runs.split_words(words, "eval")
-    if _runs.writes(runs):
+    paths, data = _runs.split_words(words, "eval")
+    runs = [open_run(path) for path in paths]
+    if len(runs) == 1 and runs[0].writes:
         from dlkit.nn.language import score
 
-        return score(open_run(runs[0]), data, reading, device)
+        _score.refuse_for_texts(rows=rows, tta=tta, weights=weights, stack=stack)
+        return score(runs[0], data, reading, device)
     from dlkit.data.evaluate import evaluate
 
     return evaluate(_runs.open_ensemble(runs, reading, device, tta, weights, stack), data, reading, rows)

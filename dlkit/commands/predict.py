@@ -22,6 +22,7 @@ from dlkit.commands import _generate, _runs
 from dlkit.commands import _options as opt
 from dlkit.core.reading import Reading
 from dlkit.core.result import Result
+from dlkit.core.run import open_run
 
 
 @opt.reading(without=_runs.NOT_READING)
@@ -48,8 +49,8 @@ def command(
     if generate:
         return _generate.write(words, generate, device, **drawing)
     _generate.refuse(**drawing)
-    runs, data = _runs.split_words(words, "predict")
-    whole = _runs.open_ensemble(runs, reading, device, tta, weights, stack)
+    paths, data = _runs.split_words(words, "predict")
+    whole = _runs.open_ensemble([open_run(path) for path in paths], reading, device, tta, weights, stack)
     from dlkit.data import predict
 
     return predict.written(whole, data, reading, prefix, out) if out else predict.printed(whole, data, reading, prefix)

@@ -8,6 +8,8 @@ from typing import Any
 from dlkit.core.errors import DlkitError, nearest
 
 TASKS = ("classification", "regression")
+WRITING = "language-model"
+"""The task of a text: what comes next. A source is one by its name (.txt), not by --task."""
 # A table without --target is read by the first of these names that it has.
 TARGET_NAMES = ("target", "label", "y", "class")
 ROLES = ("numeric", "categorical", "datetime", "text", "id", "drop")

@@ -17,6 +17,7 @@ from typing import IO, Any
 
 from dlkit.core.errors import DlkitError, ExitCode, bad_data
 from dlkit.core.io import LIMIT, missing, naming, sync_directory, write_atomic
+from dlkit.core.reading import WRITING
 from dlkit.core.units import binary
 
 MANIFEST = "manifest.json"
@@ -188,6 +189,11 @@ class Run:
     def schema(self) -> Any:
         """The content of schema.json, not yet checked: `data.Schema.from_json` does that."""
         return _json(self, "schema.json")
+
+    @property
+    def writes(self) -> bool:
+        """Whether it is of a language model, which has no rows to predict and writes texts."""
+        return self.command == "train" and isinstance(self.schema, dict) and self.schema.get("task") == WRITING
 
     def read(self, name: str) -> bytes:
         """A file's bytes. One that the manifest does not list, or that is not what it lists: exit code 65."""

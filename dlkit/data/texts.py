@@ -6,12 +6,11 @@ from typing import Any, ClassVar
 import numpy as np
 
 from dlkit.core.errors import bad_data
-from dlkit.core.reading import Reading
+from dlkit.core.reading import WRITING, Reading
 from dlkit.data import strict
 from dlkit.data.corpus import Corpus, read_text_corpus
 from dlkit.data.vocabulary import Vocabulary, fit_vocabulary, vocabulary_from_json
 
-TASK = "language-model"
 FORMAT = 1
 _TABLE_ONLY = (
     "target",
@@ -34,7 +33,7 @@ class TextSchema:
 
     vocabulary: Vocabulary
     context: int
-    task: ClassVar[str] = TASK
+    task: ClassVar[str] = WRITING
     target: ClassVar[None] = None
     classes: ClassVar[tuple[str, ...]] = ()
 
@@ -43,7 +42,7 @@ class TextSchema:
         return (self.context,)
 
     def to_json(self) -> dict[str, Any]:
-        found = {"format": FORMAT, "task": TASK, "context": self.context}
+        found = {"format": FORMAT, "task": WRITING, "context": self.context}
         return found | {"vocabulary": self.vocabulary.to_json()}
 
     @classmethod
@@ -51,7 +50,7 @@ class TextSchema:
         """A schema out of what `to_json` made; anything else is bad data."""
         where = "schema"
         values = strict.members(data, where, {"format", "task", "context", "vocabulary"})
-        strict.check(values["format"] == FORMAT and values["task"] == TASK, where, "not one of a language model")
+        strict.check(values["format"] == FORMAT and values["task"] == WRITING, where, "not one of a language model")
         context = values["context"]
         strict.check(isinstance(context, int) and 1 <= context <= 1 << 20, where, "context is no number of tokens")
         return cls(vocabulary_from_json(values["vocabulary"], f"{where}: vocabulary"), int(str(context)))
@@ -64,7 +63,7 @@ class Texts:
     corpus: Corpus
     train: np.ndarray
     valid: np.ndarray
-    task: ClassVar[str] = TASK
+    task: ClassVar[str] = WRITING
     target: ClassVar[None] = None
 
     @property

@@ -17,7 +17,7 @@ from dlkit.core.recipe import Recipe
 from dlkit.data import Dataset, Schema, fit_schema, hold_out, is_text, load
 from dlkit.data.announce import announce
 from dlkit.data.split import Split
-from dlkit.data.texts import TASK
+from dlkit.data.texts import WRITING
 from dlkit.nn import device as devices
 from dlkit.nn import precision
 from dlkit.nn.build import build
@@ -57,7 +57,7 @@ class Job:
         model = build(self.graph, shape).to(self.device)
         for name, state in self.edges.items():
             model.get_submodule(name).load_state_dict(state, strict=False)
-        if self.schema.task == TASK:
+        if self.schema.task == WRITING:
             initialise(model)
         self.start.apply(model)
         return model.to(memory_format=torch.channels_last) if len(shape) == 3 else model
@@ -70,7 +70,7 @@ class Job:
         """One line on what is about to be trained on what."""
         kind = f"{len(self.schema.classes)} classes" if self.schema.classes else f"regression of {self.dataset.target}"
         rows = "rows"
-        if self.schema.task == TASK:
+        if self.schema.task == WRITING:
             kind, rows = f"{self.objective.outputs} tokens", f"windows of {self.schema.input_shape[0]} tokens"
         return (
             f"{self.dataset.name}: {self.train.rows:,} {rows} to train on, {self.valid.rows:,} to validate, {kind}; "

@@ -12,7 +12,7 @@ from dlkit.core.reading import Reading
 from dlkit.core.result import Column, Result
 from dlkit.core.run import Run
 from dlkit.data.corpus import read_text_corpus
-from dlkit.data.texts import TASK, TextSchema
+from dlkit.data.texts import WRITING, TextSchema
 from dlkit.nn import device as devices
 from dlkit.nn.objective import Objective
 from dlkit.nn.predictor import rebuild
@@ -29,11 +29,6 @@ class Sampling:
     temperature: float = 1.0
     top_k: int | None = None
     seed: int = 0
-
-
-def is_language_model(run: Run) -> bool:
-    schema = run.schema
-    return run.command == "train" and isinstance(schema, dict) and schema.get("task") == TASK
 
 
 def open_language(run: Run, device: str) -> tuple[TextSchema, nn.Module, torch.device]:
@@ -54,7 +49,7 @@ def score(run: Run, source: str, reading: Reading, device: str) -> Result:
     batch = run.config.get("batch_size")
     size = 4 * batch if isinstance(batch, int) and batch > 0 else LARGEST_BATCH
     windows = Windows(tokens, schema.context, size, where)
-    nats = _surprise(model, windows, Objective(TASK, schema.vocabulary.size)) / windows.count
+    nats = _surprise(model, windows, Objective(WRITING, schema.vocabulary.size)) / windows.count
     # Tokens of one vocabulary cannot be compared with another's; bytes can.
     scored = schema.vocabulary.decode(tokens[1 : windows.count + 1].tolist())
     size = len(scored.encode("utf-8", "replace"))

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from dlkit.core.errors import DlkitError, nearest
 from dlkit.core.recipe import LOSSES, Recipe
-from dlkit.data.texts import TASK
+from dlkit.data.texts import WRITING
 from dlkit.nn.loader import Batches
 from dlkit.nn.watch import Stopped, Watch
 
@@ -39,7 +39,7 @@ class Objective:
 
     @property
     def metric(self) -> str:
-        return {"classification": "accuracy", TASK: "perplexity"}.get(self.task, "rmse")
+        return {"classification": "accuracy", WRITING: "perplexity"}.get(self.task, "rmse")
 
     def better(self, new: float, old: float | None) -> bool:
         """Whether `new` is a better metric than `old`; NaN never is, and anything is better than NaN."""
@@ -59,13 +59,13 @@ class Objective:
 
     def weight(self, target: Tensor) -> Tensor | int:
         """What a sum over these rows is divided by: their number (of tokens), or the sum of their classes' weights."""
-        if self.task == TASK:
+        if self.task == WRITING:
             return target.numel()
         return len(target) if self.weights is None else self.weights[target].sum()
 
     def total(self, output: Tensor, target: Tensor) -> Tensor:
         """Sum over the batch; over micro-batches these add up to that of the whole one."""
-        if self.task == TASK:  # output B×T×vocabulary, target B×T
+        if self.task == WRITING:  # output B×T×vocabulary, target B×T
             output, target = output.flatten(0, 1), target.flatten()
             return F.cross_entropy(output, target, reduction="sum", label_smoothing=self.smoothing)
         if self.task == "classification":
@@ -95,7 +95,7 @@ class Objective:
 
     def statistic(self, output: Tensor, target: Tensor) -> Tensor:
         """A sum over the batch from which the metric follows: correct rows, squared errors, or surprise in nats."""
-        if self.task == TASK:
+        if self.task == WRITING:
             return self.plain().total(output, target)
         if self.task == "classification":
             return (output.argmax(1) == target).sum()
@@ -103,7 +103,7 @@ class Objective:
 
     def value(self, total: float, rows: int) -> float:
         """The metric from the summed statistic of `rows` rows (or tokens)."""
-        if self.task == TASK:
+        if self.task == WRITING:
             return math.exp(min(total / rows, 700.0)) if total == total else total
         return total / rows if self.task == "classification" else (total / rows) ** 0.5 * self.unit
 

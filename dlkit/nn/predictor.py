@@ -15,7 +15,6 @@ from dlkit.core.graph import walk
 from dlkit.core.layers import Shape
 from dlkit.core.run import Run
 from dlkit.data import Rows, Schema
-from dlkit.data.texts import TASK
 from dlkit.nn import device as devices
 from dlkit.nn.build import build
 from dlkit.nn.job import default_batch_size, normaliser
@@ -96,7 +95,7 @@ class Network:
 def open_network(run: Run, device: str = "auto", views: tuple[View, ...] = ()) -> Network:
     """The network of a run of `train`. Damaged or foreign: exit code 65; no such device: 69."""
     where = devices.pick(device)
-    if isinstance(run.schema, dict) and run.schema.get("task") == TASK:
+    if run.writes:
         raise DlkitError(
             f"{run.path}: a language model predicts no rows", "dlkit predict RUN --generate 200 lets it write"
         )

@@ -13,7 +13,7 @@ from dlkit.core.layers import show
 from dlkit.core.recipe import Recipe
 from dlkit.core.splitting import Splitting
 from dlkit.data.split import Split
-from dlkit.data.texts import TASK, TextSchema, read_texts
+from dlkit.data.texts import WRITING, TextSchema, read_texts
 from dlkit.nn import device as devices
 from dlkit.nn import precision
 from dlkit.nn.build import build
@@ -49,7 +49,7 @@ def prepare_text(options: JobOptions, recipe: Recipe, ranks: Ranks = ALONE, shar
     start = read_start(options.init_from, options.freeze)
     if options.init_from or options.freeze:
         start.check(build(graph, schema.input_shape), options.init_from)
-    objective = Objective(TASK, schema.vocabulary.size, smoothing=recipe.label_smoothing or 0.0)
+    objective = Objective(WRITING, schema.vocabulary.size, smoothing=recipe.label_smoothing or 0.0)
     sides = range(len(texts.train)), range(len(texts.train), texts.rows), range(0)  # of many tokens no array is needed
     fixed = objective, train, valid, device, {}, start, Split("end", *sides)  # type: ignore[arg-type]
     return Job(options, recipe, texts, schema, name, graph, *fixed, ranks, shard)  # type: ignore[arg-type]

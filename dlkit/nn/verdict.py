@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from dlkit.data.texts import TASK
+from dlkit.data.texts import WRITING
 from dlkit.nn.loader import Batches
 from dlkit.nn.objective import Objective
 
@@ -63,14 +63,14 @@ def judge(objective: Objective, train: float, valid: float, targets: torch.Tenso
 
 
 def _error(objective: Objective, score: float) -> float:
-    if objective.task == TASK:
+    if objective.task == WRITING:
         return math.log(score)
     return 1 - score if objective.task == "classification" else score
 
 
 def _constant(objective: Objective, targets: torch.Tensor) -> float:
     """The error of the best constant answer on these targets; not 0, so that one can divide by it."""
-    if objective.task == TASK:
+    if objective.task == WRITING:
         shares = torch.bincount(targets.flatten()).double() / targets.numel()
         return max(torch.special.entr(shares).sum().item(), 1e-30)
     if objective.task == "classification":
@@ -80,7 +80,7 @@ def _constant(objective: Objective, targets: torch.Tensor) -> float:
 
 def _doubt(objective: Objective, score: float, rows: int) -> float:
     """The standard error of a validation error: binomial; of an RMSE as for normal residuals; nats likewise."""
-    if objective.task == TASK:
+    if objective.task == WRITING:
         return math.log(score) / math.sqrt(rows)
     if objective.task == "classification":
         return math.sqrt(max(score * (1 - score), 1 / rows) / rows)

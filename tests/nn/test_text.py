@@ -145,6 +145,9 @@ def test_a_language_model_is_not_taken_for_another(inside, text, model, finished
         (["predict", model, "--prompt", "x"], "--generate"),
         (["predict", str(finished_run), "--generate", "3"], "language model"),
         (["export", model, "x.pt2"], "language model"),
+        (["eval", model, text, "--tta", "flip"], "--tta"),
+        (["eval", model, text, "--rows", "valid"], "--rows"),
+        (["eval", model, text, "--weights", "1,2"], "--weights"),
     ]:
         ran = inside(*words)
         assert ran.code == 2 and ran.out == "" and said in ran.err, ran
