@@ -148,6 +148,7 @@ def test_one_column_of_probabilities(inside, tmp_path):
         ("y,p\na,b\n", ["--truth", "z", "--pred", "p"], 2, "'z'"),
         ("y,p\na,b\n", ["--pred", "p"], 2, "--truth"),
         ("y,p\na,b\n", ["--truth", "y"], 2, "--pred"),
+        ("y,p\na,b\n", ["--truth", "y", "--pred", "z"], 2, "--pred: x.csv has no column 'z'"),
         ("y,p\na,b\na,\n", ["--truth", "y", "--pred", "p"], 65, "line 3"),
         ("y,p\n1.5,b\n2.5,1\n", ["--truth", "y", "--pred", "p"], 65, "'b'"),
         ("y,s\na,1.5\nb,.5\n", ["--truth", "y", "--proba", "s"], 65, "line 2"),

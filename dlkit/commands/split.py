@@ -57,7 +57,7 @@ def command(
 ) -> Result:  # fmt: skip
     from dlkit.data import divide
 
-    if roles:
-        return divide.roles(data, reading)
     order = divide.Order(valid, test or 0.0, seed, folds, out, column, link, dry_run)
+    if roles:
+        return divide.roles(data, reading, splitting, order)
     return divide.split(data, reading, splitting, order)

@@ -37,6 +37,8 @@ class Clustering:
     def __post_init__(self) -> None:
         if self.criterion == "bic" and "em" not in self.models:
             raise DlkitError("--criterion bic: K-means has no likelihood", "--models em, or --criterion silhouette")
+        if self.covariances != COVARIANCES and "em" not in self.models:
+            raise DlkitError("--covariance has no effect: K-means has none", "it is for --models em")
 
 
 def parse_ks(text: str) -> tuple[int, ...]:

@@ -15,6 +15,7 @@ import polars as pl
 from dlkit.core import console
 from dlkit.core.errors import DlkitError
 from dlkit.core.reading import TARGET_NAMES, Reading
+from dlkit.core.recipe import option_words
 from dlkit.core.result import Column, Kind, Result, Row
 from dlkit.core.splitting import Splitting
 from dlkit.core.whole import whole_directory
@@ -49,8 +50,11 @@ class Order:
     dry_run: bool = False
 
 
-def roles(source: str, reading: Reading) -> Result:
-    """The columns of a source, each with the role that it has to a model."""
+def roles(source: str, reading: Reading, splitting: Splitting, order: Order) -> Result:
+    """The columns of a source, each with the role that it has to a model. What says how to split is refused."""
+    for asked in (splitting, order):
+        if words := option_words(asked):
+            raise DlkitError(f"{words[0]} has no effect with --roles, which splits nothing")
     rows = read(source, reading)
     for text in rows.notes:
         console.note(text)

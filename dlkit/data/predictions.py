@@ -120,9 +120,9 @@ class _File:
 
 def _of_classes(file: _File, named: Named, kept: np.ndarray) -> Result:
     assert named.truth is not None
-    cells = [file.typed("truth", named.truth, _text_like(file, named.truth))]
+    cells = [file.typed("truth", named.truth, _text_like(file, "truth", named.truth))]
     if named.pred is not None:
-        cells.append(file.typed("pred", named.pred, _text_like(file, named.pred)))
+        cells.append(file.typed("pred", named.pred, _text_like(file, "pred", named.pred)))
     prefixed = _prefixed(file, named)
     names = {name for values in cells for name in encode_classes(values.drop_nulls())[0]} | set(prefixed)
     classes, _ = encode_classes(pl.Series(sorted(names)))
@@ -137,9 +137,9 @@ def _of_classes(file: _File, named: Named, kept: np.ndarray) -> Result:
     return scores.classified(truth, predicted, proba, classes)
 
 
-def _text_like(file: _File, name: str) -> str | None:
+def _text_like(file: _File, option: str, name: str) -> str | None:
     """Classes that are numbers are read as numbers (1.0 is 1); what has any other cell is text."""
-    values = file.typed("truth", name)
+    values = file.typed(option, name)
     return None if values.dtype == pl.Float64 else "categorical"
 
 

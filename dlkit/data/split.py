@@ -76,7 +76,7 @@ def folds(rows: Rows, splitting: Splitting = NOTHING, k: int = 5, seed: int = 0)
     if not 2 <= k <= rows.rows // 2:
         raise DlkitError(f"--folds must be in the range [2, {max(rows.rows // 2, 2)}] for {rows.rows} rows; got {k}")
     dealer = _Dealer(rows, splitting, np.random.Generator(np.random.PCG64(seed)), seed)
-    return [_checked(rows, split) for split in dealer.folds(k)]
+    return [_checked(rows, split, "fewer --folds") for split in dealer.folds(k)]
 
 
 def _check_shares(valid: float, test: float, seed: int) -> None:
@@ -88,11 +88,11 @@ def _check_shares(valid: float, test: float, seed: int) -> None:
         raise DlkitError(f"--seed must not be negative; got {seed}")
 
 
-def _checked(rows: Rows, split: Split) -> Split:
+def _checked(rows: Rows, split: Split, instead: str = "another --valid") -> Split:
     """Two rows at least on each side."""
     if min(len(split.train), len(split.valid)) < 2:
         message = f"{rows.source}: {len(split.train)} rows to train on and {len(split.valid)} to validate"
-        raise bad_data(message, "each side needs two at least: more rows, or another --valid")
+        raise bad_data(message, f"each side needs two at least: more rows, or {instead}")
     return split
 
 
@@ -174,6 +174,9 @@ class _Dealer:
             classes = isinstance(self.rows, Dataset) and self.rows.task == "classification"
             return self.rows.labels if classes and isinstance(self.rows, Dataset) else None
         values = self._column(name)
+        if values.n_unique() < 2:
+            message = f"{self.rows.source}: {name!r} is the same in every row: there is nothing to hold in proportion"
+            raise bad_data(message, "leave --stratify out, or name another column")
         if values.dtype != pl.String and values.n_unique() > MOST_STRATA:
             self.notes.append(f"{name!r} has many different values: its {BINS} quantiles are held in proportion")
             ranks = values.to_physical().rank("dense").fill_null(0).to_numpy().astype(np.int64)

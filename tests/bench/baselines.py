@@ -1,10 +1,11 @@
 """Boards of `dlkit baseline` beside lazypredict and FLAML on the same files: best score, wall time, CPU time, memory.
 
-python tests/bench/baselines.py [--budget 60s] [--peers PYTHON] [--million] [housing titanic mnist10k …]
+python tests/bench/baselines.py [--budget 60s] [--peers PYTHON] [--limit 15m] [--million] [housing titanic mnist10k …]
 
 PYTHON is the interpreter of an environment with lazypredict and flaml[automl]; without it only dlkit runs. Each peer
 gets the matrix as a notebook would make it (gaps filled, categories one-hot) and one split of 80 to 20 drawn by
-scikit-learn; FLAML gets the same budget. A peer's score is of that one split, dlkit's of five folds.
+scikit-learn; FLAML gets the same budget, lazypredict has none, and is stopped at --limit. A peer's score is of that one
+split, dlkit's of five folds.
 `--million` adds a million rows by 20 columns, made on the spot.
 """
 
@@ -107,8 +108,11 @@ def matrix(words: list[str], path: Path) -> str:
     return dataset.task
 
 
-def peer(which: str, python: str, path: Path, task: str, seconds: float, cwd: Path) -> dict:
-    out, err, wall, cpu, peak = measured([python, "-c", PEER, which, str(path), task, str(seconds)], cwd)
+def peer(which: str, python: str, path: Path, task: str, seconds: float, limit: float, cwd: Path) -> dict:
+    command = ["timeout", f"{limit:g}", python, "-c", PEER, which, str(path), task, str(seconds)]
+    out, err, wall, cpu, peak = measured(command, cwd)
+    if not out and wall >= limit:
+        return {"who": which, "error": f"nothing after {limit:g} s"}
     if not out:
         return {"who": which, "error": err.strip().splitlines()[-2:], "wall": wall}
     found = json.loads(out.splitlines()[-1])
@@ -136,6 +140,7 @@ def main() -> None:
     parser.add_argument("sets", nargs="*", default=["housing", "titanic", "mnist10k"])
     parser.add_argument("--budget", default="60s")
     parser.add_argument("--peers")
+    parser.add_argument("--limit", default="15m")
     parser.add_argument("--million", action="store_true")
     asked = parser.parse_args()
     from dlkit.core import units
@@ -149,7 +154,9 @@ def main() -> None:
             if asked.peers:
                 task = matrix(words, folder / "held.npz")
                 for which in ("lazypredict", "flaml"):
-                    found = peer(which, asked.peers, folder / "held.npz", task, seconds, folder)
+                    found = peer(
+                        which, asked.peers, folder / "held.npz", task, seconds, units.duration(asked.limit), folder
+                    )
                     print(name, json.dumps(found), flush=True)
         if asked.million:
             print("million", json.dumps(dlkit(million(folder), asked.budget, folder)), flush=True)

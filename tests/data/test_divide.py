@@ -17,6 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import environment
+from test_contract import assert_error
 
 from dlkit.core.errors import DlkitError
 from dlkit.core.reading import Reading
@@ -245,6 +246,8 @@ def test_what_is_wrong_elsewhere_is_no_matter(here):
         ("a.csv", Splitting(), {"folds": 3, "test": 0.1}, 2, "--folds and --test"),
         ("a.csv", Splitting(), {"folds": 3, "valid": 0.1}, 2, "--folds and --valid"),
         ("a.csv", Splitting(), {"folds": 99}, 2, "--folds"),
+        ("one.csv", Splitting(stratify="a"), {}, 65, "the same in every row"),
+        ("one.csv", Splitting(stratify="b"), {}, 65, "the same in every row"),
         ("a.csv", Splitting(), {"valid": 0.001}, 65, "0 to validate"),
         ("a.csv", Splitting(), {"test": 0.001}, 65, "no rows are left to test"),
         ("missing.csv", Splitting(), {}, 66, "missing.csv"),
@@ -252,10 +255,17 @@ def test_what_is_wrong_elsewhere_is_no_matter(here):
 )
 def test_refused_and_nothing_written(here, name, splitting, order, code, words):
     Path("a.csv").write_text(TABLE)
+    Path("one.csv").write_text("a,b\n1,\n" + "1,\n" * 9)
     with pytest.raises(DlkitError) as caught:
         cut(name, splitting, **order)
     assert caught.value.code == code and words in caught.value.message
-    assert [path.name for path in here.iterdir()] == ["a.csv"]
+    assert sorted(path.name for path in here.iterdir()) == ["a.csv", "one.csv"]
+
+
+@pytest.mark.parametrize("words", [["--seed", "3"], ["--dry-run"], ["--group", "a"], ["--valid", "0.3"]])
+def test_roles_take_nothing_that_says_how_to_split(inside, here, words):
+    Path("a.csv").write_text(TABLE)
+    assert_error(inside("split", "a.csv", "--roles", *words), 2, f"{words[0]} has no effect")
 
 
 # ---------------------------------------------------------------- all files or none
