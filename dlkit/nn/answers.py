@@ -160,7 +160,7 @@ def _sweeps(job: Job, search: Search) -> Result:
 def _verified(job: Job, suggestion: float, epochs: int) -> dict[str, Any]:
     """The best of the rates around a suggestion, by short runs, as entries of the summary."""
     with console.progress(5 * epochs * len(job.train), "verifying") as bar:
-        tried = finder.verify(job, finder.candidates(suggestion), epochs, bar)
+        tried = finder.verify(job, suggestion, epochs, bar)
     best, loss = min(tried, key=lambda pair: pair[1])
     for lr, value in tried:
         console.note(f"{epochs} epochs at {lr:g}: validation loss {value:.4g}")

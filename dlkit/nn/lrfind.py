@@ -1,7 +1,7 @@
 """The learning-rate range test (Smith 2017): raise the rate a little every step and watch the loss."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import count
 
@@ -21,8 +21,9 @@ SMOOTHING = 0.8
 """Weight of the past in the moving average of the loss."""
 DIVERGED = 4.0
 """A sweep ends where the smoothed loss is this many times its lowest."""
-APART, MOST_BEYOND = 3.0, 2
-"""Candidates that are verified are so many times apart; so many more are tried beyond them."""
+APART, MOST_BEYOND = 3.0, 3
+"""Rates that are verified are so many times apart, and at the end the root of it around the best; so many more are
+tried beyond the first three."""
 UNCLEAR = "no clear minimum: the loss does not fall by more than it scatters"
 
 
@@ -64,25 +65,35 @@ def _endless(job: Job, seed: int) -> Iterator[Batch]:
         yield from job.train.shuffled(epoch)
 
 
-def verify(job: Job, candidates: Sequence[float], epochs: int, bar: Bar) -> list[tuple[float, float]]:
-    """(rate, validation loss) of a short run at each candidate under the schedule asked for; ∞ where it diverged.
+def verify(job: Job, suggestion: float, epochs: int, bar: Bar) -> list[tuple[float, float]]:
+    """(rate, validation loss) of short runs around a suggestion under the schedule asked for; ∞ where one diverged.
 
-    Every run starts from the same weights and sees the rows in the same order. Where the best is the first or the last
-    the next one out is tried too, at most `MOST_BEYOND` times.
+    Every run starts from the same weights and sees the rows in the same order. First a third of the suggestion, itself
+    and three times it; where the best is the last on a side, the next one out; then one on either side of the best.
     """
-    tried = {lr: _short_run(job, lr, epochs, bar) for lr in candidates}
+    tried: dict[float, float] = {}
+
+    def run(lr: float) -> None:
+        lr = rounded(lr)
+        if lr not in tried:
+            tried[lr] = _short_run(job, lr, epochs, bar)
+
+    for k in (-1, 0, 1):
+        run(suggestion * APART**k)
     for _ in range(MOST_BEYOND):
-        best = min(tried, key=lambda lr: tried[lr])
-        if not math.isfinite(tried[best]) or min(tried) < best < max(tried):
+        best = _best(tried)
+        if min(tried) < best < max(tried):
             break
-        beyond = rounded(best / APART if best == min(tried) else best * APART)
-        tried[beyond] = _short_run(job, beyond, epochs, bar)
+        run(best / APART if best == min(tried) else best * APART)
+    best = _best(tried)
+    for times in (APART**-0.5, APART**0.5):
+        run(best * times)
     return sorted(tried.items())
 
 
-def candidates(suggestion: float) -> list[float]:
-    """Five rates around a suggestion, each three times the one before."""
-    return [rounded(suggestion * APART**k) for k in range(-2, 3)]
+def _best(tried: dict[float, float]) -> float:
+    """The rate of least loss. Where every run diverged the rates are too high: the lowest."""
+    return min(tried, key=lambda lr: (tried[lr], lr))
 
 
 def _short_run(job: Job, lr: float, epochs: int, bar: Bar) -> float:

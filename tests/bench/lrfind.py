@@ -2,17 +2,20 @@
 
 python tests/bench/lrfind.py CACHE DATA_FOLDER [--tasks NAME …] [--seconds N] [--report]
 
-Each task × optimiser is swept over three seeds; each of these × schedule is trained at 12 rates. Results go to the file
-CACHE as they come, so that the whole can be made in slices: a call stops after --seconds and goes on at the next.
---report reads the file alone. A rule's regret is (loss − best)/best, with the loss at its rate interpolated between the
-grid's in the logarithm of the rate, and at most 2; beyond the grid it is that of the grid's end. The rules of fastai,
-Lightning and torch-lr-finder are written here as they are there, with their own smoothing, on the curves of each seed.
+Each task × optimiser is swept over three seeds; each of these × schedule is trained at 12 rates, and verified by short
+runs of a quarter and of half the epochs. Results go to the file CACHE as they come, so that the whole can be made in
+slices: a call stops after --seconds and goes on at the next. --report reads the file alone. A rule's regret is
+(loss − best)/best, with the loss at its rate interpolated between the grid's in the logarithm of the rate, and at most
+2; beyond the grid it is that of the grid's end. The rules of fastai, Lightning and torch-lr-finder are written here as
+they are there, with their own smoothing, on the curves of each seed. "left out" is our rule with the constants that
+are best on the other tasks.
 """
 
 import argparse
 import json
 import math
 import statistics
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -35,14 +38,23 @@ from dlkit.nn.watch import Watch
 
 MLP = "flatten linear:128 relu linear:128 relu linear:10"
 CNN = "conv:16,k3,p1 bn relu maxpool:k2 conv:32,k3,p1 bn relu maxpool:k2 flatten linear:10"
+GPT = "embed:63,32 pos 2*(sum(ln attn:4,causal=1 | ) sum(ln mlp:128 | )) ln lmhead:63,tie=1"
 TASKS: dict[str, tuple[str, str, int, Reading]] = {
     "digits-mlp": ("digits", MLP, 15, Reading()),
     "digits-cnn": ("digits", CNN, 8, Reading()),
     "mnist-cnn": ("mnist10k-images-idx3-ubyte.gz", CNN, 3, Reading()),
     "housing": ("california_housing.csv", "", 8, Reading(target="median_house_value")),
     "titanic": ("titanic.csv", "", 15, Reading(target="survived", drop=("alive",))),
+    "gpt": ("tinyshakespeare.txt", GPT, 4, Reading()),
+    "hymenoptera": ("hymenoptera", CNN.replace("linear:10", "linear:2"), 12, Reading(image_size=32)),
 }
 """Name -> data, network, epochs, what is said about reading it."""
+CHARACTERS, CONTEXT = 300_000, 32
+"""Of the text the beginning is read."""
+REPEATS = {"digits-mlp": 3, "digits-cnn": 3, "titanic": 3, "hymenoptera": 3}
+"""Seeds over which a run's loss is averaged, where there are few rows to validate on; else one."""
+PARTS = (4, 2)
+"""Runs that verify take the epochs through so many."""
 RANGES = {"adamw": (1e-4, 0.3), "sgd": (1e-3, 3.0)}
 SCHEDULES = ("constant", "one-cycle")
 POINTS, SEEDS, STEPS, WORST = 12, 3, 150, 2.0
@@ -57,8 +69,13 @@ def grid(optimizer: str) -> list[float]:
 
 def job_of(task: str, optimizer: str, folder: Path) -> Job:
     data, network, _, reading = TASKS[task]
-    source = str(folder / data) if (folder / data).exists() else data
-    return prepare(JobOptions(source, tuple(network.split()), reading=reading), Recipe(optimizer=optimizer))
+    source, context = str(folder / data) if (folder / data).exists() else data, None
+    words = (network,) if "(" in network else tuple(network.split())
+    with tempfile.TemporaryDirectory() as scratch:
+        if data.endswith(".txt"):
+            text, source, context = Path(source).read_text()[:CHARACTERS], f"{scratch}/{data}", CONTEXT
+            Path(source).write_text(text)
+        return prepare(JobOptions(source, words, context=context, reading=reading), Recipe(optimizer=optimizer))
 
 
 def trained(job: Job, epochs: int, lr: float, schedule: str) -> float:
@@ -82,6 +99,19 @@ def work(tasks: list[str], folder: Path, done: dict[str, Any]) -> Iterator[tuple
                 if key not in done:
                     job = job or job_of(task, optimizer, folder)
                     yield key, make(job)
+            for schedule in SCHEDULES:
+                recipe = Recipe(optimizer=optimizer, schedule=schedule)
+                rate = ours([done[f"curve {task} {optimizer} {seed}"] for seed in range(SEEDS)], recipe)
+                for part in PARTS:
+                    key = f"verify {task} {optimizer} {schedule} {part}"
+                    if key not in done and rate is not None:
+                        job = job or job_of(task, optimizer, folder)
+                        yield key, verified(replace(job, recipe=recipe), rate, max(TASKS[task][2] // part, 1))
+
+
+def verified(job: Job, rate: float, epochs: int) -> list[tuple[float, float]]:
+    with console.progress(0) as bar:
+        return finder.verify(job, rate, epochs, bar)
 
 
 def _jobs(task: str, optimizer: str) -> Iterator[tuple[str, Callable[[Job], Any]]]:
@@ -89,8 +119,19 @@ def _jobs(task: str, optimizer: str) -> Iterator[tuple[str, Callable[[Job], Any]
         yield f"curve {task} {optimizer} {seed}", lambda job, seed=seed: curve(job, seed)
     for schedule in SCHEDULES:
         for lr in grid(optimizer):
-            key = f"run {task} {optimizer} {schedule} {lr:g}"
-            yield key, lambda job, lr=lr, schedule=schedule: trained(job, TASKS[task][2], lr, schedule)
+            for seed, key in enumerate(_runs(task, optimizer, schedule, lr)):
+
+                def make(job: Job, lr: float = lr, schedule: str = schedule, seed: int = seed) -> float:
+                    job = replace(job, options=replace(job.options, seed=seed))
+                    return trained(job, TASKS[task][2], lr, schedule)
+
+                yield key, make
+
+
+def _runs(task: str, optimizer: str, schedule: str, lr: float) -> list[str]:
+    """The keys of the runs at one rate, seed by seed."""
+    name = f"run {task} {optimizer} {schedule} {lr:g}"
+    return [name if not seed else f"{name} {seed}" for seed in range(REPEATS.get(task, 1))]
 
 
 def curve(job: Job, seed: int) -> Curve:
@@ -160,12 +201,16 @@ def report(done: dict[str, Any]) -> None:
         for optimizer in RANGES:
             curves = [done.get(f"curve {task} {optimizer} {seed}") for seed in range(SEEDS)]
             for schedule in SCHEDULES:
-                keys = [f"run {task} {optimizer} {schedule} {lr:g}" for lr in grid(optimizer)]
-                if None in curves or any(key not in done for key in keys):
+                losses, rates = _losses(done, task, optimizer, schedule), grid(optimizer)
+                if None in curves or losses is None:
                     continue
-                losses, rates = [done[key] for key in keys], grid(optimizer)
                 name = f"{task} {optimizer} {schedule}"
                 rows[name] = _row(rates, losses, curves, Recipe(optimizer=optimizer, schedule=schedule))
+                for part in PARTS:
+                    tried = done.get(f"verify {name} {part}")
+                    chosen = min(tried, key=lambda one: one[1])[0] if tried else None
+                    rows[name][f"verify 1/{part}"] = regret(rates, losses, chosen)
+                rows[name]["left out"] = regret(rates, losses, left_out(done, task, optimizer, schedule))
     if not rows:
         print("nothing is complete yet")
         return
@@ -177,6 +222,33 @@ def report(done: dict[str, Any]) -> None:
         chosen = [row for name, row in rows.items() if part in name.split() or not part]
         means = [statistics.fmean(row[n] for row in chosen) for n in names[1:]]
         print(f"{f'mean {part}':32}{'':16}" + "".join(f"{100 * mean:16.4g}" for mean in means))
+
+
+def left_out(done: dict[str, Any], task: str, optimizer: str, schedule: str) -> float | None:
+    """The rate of our rule, with the constant of least mean regret over the other tasks under this schedule."""
+    others = []
+    for other in TASKS:
+        for name in RANGES:
+            minimum, losses = _minimum(done, other, name), _losses(done, other, name, schedule)
+            if other != task and minimum and losses:
+                others.append((grid(name), losses, minimum))
+    mine = _minimum(done, task, optimizer)
+    if mine is None or not others:
+        return None
+    times = np.geomspace(0.5, 32, 61).tolist()
+    best = min(times, key=lambda k: sum(regret(rates, losses, k * found) for rates, losses, found in others))
+    return mine * best
+
+
+def _minimum(done: dict[str, Any], task: str, optimizer: str) -> float | None:
+    curves = [done.get(f"curve {task} {optimizer} {seed}") for seed in range(SEEDS)]
+    return None if None in curves else combine([smoothed(c) for c in curves], "constant").rules["minimum"]
+
+
+def _losses(done: dict[str, Any], task: str, optimizer: str, schedule: str) -> list[float] | None:
+    """The mean loss at each rate of the grid; None where a run is not there yet."""
+    runs = [[done.get(key) for key in _runs(task, optimizer, schedule, lr)] for lr in grid(optimizer)]
+    return None if any(None in found for found in runs) else [statistics.fmean(found) for found in runs]
 
 
 def _row(rates: list[float], losses: list[float], curves: list[Curve], recipe: Recipe) -> dict[str, float]:

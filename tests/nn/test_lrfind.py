@@ -1,6 +1,7 @@
 """The finder from the outside: it repeats, leaves nothing behind, says no, and its rate is that of `--lr auto`."""
 
 import json
+import math
 
 import numpy as np
 import pytest
@@ -49,6 +50,30 @@ def test_verified_by_short_runs(inside):
     answer = json.loads(inside("lrfind", "iris", "--verify", "2", "--json").out)["summary"]
     tried = {run["lr"]: run["valid_loss"] for run in answer["verified"]}
     assert len(tried) >= 5 and answer["suggestion"] == min(tried, key=tried.get)
+
+
+@pytest.mark.parametrize("best, runs", [(0.01, 5), (0.015, 5), (0.04, 6), (0.0005, 8), (0.3, 8)])
+def test_rates_are_tried_until_the_best_has_neighbours_that_are_worse(monkeypatch, best, runs):
+    from dlkit.core import console
+    from dlkit.nn import lrfind
+
+    monkeypatch.setattr(lrfind, "_short_run", lambda job, lr, epochs, bar: abs(math.log(lr / best)))
+    with console.progress(0) as bar:
+        tried = dict(lrfind.verify(None, 0.01, 1, bar))
+    assert len(tried) == runs
+    found = min(tried, key=tried.get)
+    assert abs(math.log(found / best)) < math.log(3) / 4 + 0.02
+    assert min(tried) < found < max(tried)
+
+
+def test_where_every_run_diverges_lower_rates_are_tried(monkeypatch):
+    from dlkit.core import console
+    from dlkit.nn import lrfind
+
+    monkeypatch.setattr(lrfind, "_short_run", lambda job, lr, epochs, bar: math.inf if lr > 0.001 else 1.0)
+    with console.progress(0) as bar:
+        tried = dict(lrfind.verify(None, 0.01, 1, bar))
+    assert min(tried, key=tried.get) < 0.001
 
 
 def test_a_linear_sweep(inside):
