@@ -12,6 +12,9 @@ from typing import Any, NoReturn
 from dlkit.core import console, peers, signals
 from dlkit.core.errors import DlkitError, ExitCode
 
+SPREAD = {"train", "lrfind", "eval", "predict"}
+"""The commands that several processes may do together."""
+
 
 def main() -> NoReturn:
     """Run the command line in `sys.argv` and exit."""
@@ -19,7 +22,7 @@ def main() -> NoReturn:
     peers.watch_parent()
     _open_closed_streams()
     if peers.rank():
-        if sys.argv[1:2] not in (["train"], ["lrfind"]):
+        if not set(sys.argv[1:2]) & SPREAD:
             sys.exit(0)  # under torchrun: the rest is the first process's work alone
         _be_quiet()
     if isinstance(sys.stdout, io.TextIOWrapper):
@@ -51,6 +54,8 @@ def run(argv: list[str]) -> int:
         if os.environ.get("DLKIT_TRACEBACK"):
             raise
         return _show(_translate(failure), as_json)
+    finally:
+        peers.leave()
 
 
 def _show(failure: DlkitError, as_json: bool) -> int:

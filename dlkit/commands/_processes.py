@@ -1,23 +1,23 @@
 """The options that spread a run over processes: the command starts itself so many times and waits for the end."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
 import typer
 
 from dlkit.core import peers
-from dlkit.core.errors import DlkitError
-from dlkit.core.job import JobOptions
+from dlkit.core.errors import DlkitError, ExitCode
 from dlkit.core.keeping import Processes
 from dlkit.core.result import Result
 
 _PANEL = "Processes"
 
+Nproc = Annotated[
+    int, typer.Option(min=1, help="Processes on this machine (torchrun for several).", rich_help_panel=_PANEL)
+]
 _OPTIONS: dict[str, Any] = {
-    "nproc": Annotated[
-        int, typer.Option(min=1, help="Processes on this machine (torchrun for several).", rich_help_panel=_PANEL)
-    ],
+    "nproc": Nproc,
     "shard": Annotated[
         bool, typer.Option(help="FSDP: weights and moments in shards, not whole in each.", rich_help_panel=_PANEL)
     ],
@@ -34,12 +34,8 @@ def processes(*names: str) -> Callable[[Callable[..., Result]], Callable[..., Re
 
     def decorate(command: Callable[..., Result]) -> Callable[..., Result]:
         def wrapper(*arguments: Any, **said: Any) -> Result:
-            how = Processes(**{name: said.pop(name) for name in kept})
-            _check(how, arguments[0])
-            if how.nproc > 1 and not peers.several():
-                from dlkit.core import launch
-
-                raise typer.Exit(launch.run(peers.argv, how.nproc, how.max_restarts))
+            how, job = Processes(**{name: said.pop(name) for name in kept}), arguments[0]
+            start(how, job.data, *job.network)
             return command(*arguments, **said, **({"processes": how} if wants else {}))
 
         wants = "processes" in inspect.signature(command).parameters
@@ -56,11 +52,31 @@ def _parameter(name: str) -> inspect.Parameter:
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=_OPTIONS[name])
 
 
-def _check(how: Processes, job: JobOptions) -> None:
+def start(how: Processes, *inputs: str) -> None:
+    """Run the command as so many processes, and end with their exit code; go on in one of these, or where it is alone.
+
+    What would have no effect is refused, and standard input among the `inputs`.
+    """
+    _check(how, inputs)
+    if how.nproc > 1 and not peers.several():
+        from dlkit.core import launch
+
+        raise typer.Exit(launch.run(peers.argv, how.nproc, how.max_restarts))
+
+
+def single(nproc: int, what: str) -> None:
+    """Refuse --nproc for what one process does; of torchrun's processes the first goes on, and the others end."""
+    if nproc > 1:
+        raise DlkitError(f"--nproc has no effect on {what}: that is the work of one process", "leave --nproc out")
+    if peers.rank():
+        raise peers.Echo("", code=ExitCode.OK)
+
+
+def _check(how: Processes, inputs: Sequence[str]) -> None:
     """Refuse what would have no effect."""
     if how.nproc > 1 and peers.under_torchrun():
         raise DlkitError("--nproc: torchrun has started the processes already", "leave --nproc out")
-    if how.nproc > 1 and "-" in (job.data, *job.network):
+    if how.nproc > 1 and "-" in inputs:
         raise DlkitError("--nproc: several processes cannot share one standard input", "give a file")
     if how.nproc == 1 and not peers.several():
         for flag, given in (("--shard", how.shard), ("--max-restarts", how.max_restarts)):

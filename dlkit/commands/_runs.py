@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dlkit.core import complete, console
+from dlkit.commands import _processes as proc
+from dlkit.core import complete, console, peers
 from dlkit.core.errors import DlkitError, ExitCode
+from dlkit.core.keeping import Processes
 from dlkit.core.reading import Reading
 from dlkit.core.run import Run, open_run
 
@@ -64,17 +66,27 @@ def split_words(words: Sequence[str] | None, command: str) -> tuple[list[str], s
     return list(words[:-1]), words[-1]
 
 
+def open_runs(paths: Sequence[str], data: str, nproc: int) -> list[Run]:
+    """The runs, in one process or in each of several. What a network has no part in is one process's work."""
+    proc.start(Processes(nproc), data)
+    runs = [open_run(path) for path in paths]
+    if all(run.command != "train" for run in runs):
+        proc.single(nproc, f"a run of {runs[0].command}")
+    return runs
+
+
 def open_ensemble(
     runs: Sequence[Run], reading: Reading, device: str, tta: str | None, weights: str | None, stack: str | None
 ) -> "Ensemble":
-    """The runs as one predictor: averaged, weighted or stacked."""
+    """The runs as one predictor: averaged, weighted or stacked. Of several processes the first alone gets it: the
+    others run its networks with it."""
     from dlkit.data import ensemble
 
     if len(runs) == 1 and (weights or stack):
         raise DlkitError(f"--{'weights' if weights else 'stack'} is for several runs; this is one")
     if weights and stack:
         raise DlkitError("--weights and --stack exclude each other")
-    whole = ensemble.ensemble([_member(run, device, tta) for run in runs])
+    whole = ensemble.ensemble(_members(runs, device, tta))
     if stack:
         from dlkit.ml.stack import fit
 
@@ -99,6 +111,15 @@ def _again(member: "Member", source: str, option: str) -> Any:
     console.note(f"{member.name} was trained on {source}: it is fitted again on folds of it")
     with open_engine() as engine:
         return out_of_fold(member.run, source, engine)
+
+
+def _members(runs: Sequence[Run], device: str, tta: str | None) -> list["Member"]:
+    if not (peers.several() and any(run.command == "train" for run in runs)):
+        return [_member(run, device, tta) for run in runs]
+    from dlkit.nn import lend
+
+    ranks = lend.join()
+    return lend.lent([_member(run, device, tta) for run in runs], ranks)
 
 
 def _member(run: Run, device: str, tta: str | None) -> "Member":

@@ -18,10 +18,10 @@ Next: dlkit predict.
 from dataclasses import replace
 
 from dlkit.commands import _options as opt
+from dlkit.commands import _processes as proc
 from dlkit.commands import _runs, _score
 from dlkit.core.reading import Reading
 from dlkit.core.result import Result
-from dlkit.core.run import open_run
 
 
 @opt.reading(without=_runs.NOT_READING)
@@ -49,12 +49,16 @@ def command(
     tta: _runs.Tta = None,
     weights: _runs.Weights = None,
     stack: _runs.Stack = None,
+    nproc: proc.Nproc = 1,
 ) -> Result:
     what = _score.one_of(RUN=words, predictions=predictions, images=images, features=features, inception=inception)
     _score.refuse_foreign(
         what, rows=rows, truth=truth, pred=pred, proba=proba, query=query, gain=gain, at=at, log_prob=log_prob,
         task=task, window=window, data_range=data_range, splits=splits, tta=tta, weights=weights, stack=stack,
+        nproc=nproc,
     )  # fmt: skip
+    if what != "RUN":
+        proc.single(nproc, f"--{what}")
     if what == "predictions":
         from dlkit.data.predictions import Named, scored
 
@@ -63,7 +67,7 @@ def command(
     if what != "RUN":
         return _score.pairs(reading, images, features, inception, window, data_range, splits)
     paths, data = _runs.split_words(words, "eval")
-    runs = [open_run(path) for path in paths]
+    runs = _runs.open_runs(paths, data, nproc)
     if len(runs) == 1 and runs[0].writes:
         from dlkit.nn.language import score
 

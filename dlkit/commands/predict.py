@@ -20,9 +20,9 @@ import typer
 
 from dlkit.commands import _generate, _runs
 from dlkit.commands import _options as opt
+from dlkit.commands import _processes as proc
 from dlkit.core.reading import Reading
 from dlkit.core.result import Result
-from dlkit.core.run import open_run
 
 
 @opt.reading(without=_runs.NOT_READING)
@@ -44,13 +44,15 @@ def command(
     temperature: _generate.Temperature = None,
     top_k: _generate.TopK = None,
     seed: _generate.Seed = None,
+    nproc: proc.Nproc = 1,
 ) -> Result:
     drawing = {"prompt": prompt, "temperature": temperature, "top_k": top_k, "seed": seed}
     if generate:
+        proc.single(nproc, "--generate")
         return _generate.write(words, generate, device, **drawing)
     _generate.refuse(**drawing)
     paths, data = _runs.split_words(words, "predict")
-    whole = _runs.open_ensemble([open_run(path) for path in paths], reading, device, tta, weights, stack)
+    whole = _runs.open_ensemble(_runs.open_runs(paths, data, nproc), reading, device, tta, weights, stack)
     from dlkit.data import predict
 
     return predict.written(whole, data, reading, prefix, out) if out else predict.printed(whole, data, reading, prefix)

@@ -17,6 +17,14 @@ claim: Callable[[], bool] | None = None
 """Set once the processes have met: true in the first that asks, which is the one to show its error."""
 
 
+def _alone() -> None:
+    """Nobody to take leave of."""
+
+
+leave: Callable[[], None] = _alone
+"""Takes leave of the other processes, once there are any, when this one has answered."""
+
+
 class Echo(DlkitError):
     """What the first process says, in the others: it ends them, with the same exit code and without a word."""
 

@@ -16,6 +16,7 @@ from dlkit.data.texts import WRITING, TextSchema
 from dlkit.nn import device as devices
 from dlkit.nn.objective import Objective
 from dlkit.nn.predictor import rebuild
+from dlkit.nn.ranks import Ranks, joined
 from dlkit.nn.text import LARGEST_BATCH
 from dlkit.nn.windows import Windows
 
@@ -41,6 +42,11 @@ def open_language(run: Run, device: str) -> tuple[TextSchema, nn.Module, torch.d
 
 def score(run: Run, source: str, reading: Reading, device: str) -> Result:
     """Perplexity of a text, window by window, each token once; a window's first tokens have little before them."""
+    with joined() as ranks:
+        return _scored(run, source, reading, device, ranks)
+
+
+def _scored(run: Run, source: str, reading: Reading, device: str, ranks: Ranks) -> Result:
     schema, model, where = open_language(run, device)
     text = read_text_corpus(source, reading).text
     tokens = schema.vocabulary.encode(text)
@@ -49,7 +55,7 @@ def score(run: Run, source: str, reading: Reading, device: str) -> Result:
     batch = run.config.get("batch_size")
     size = 4 * batch if isinstance(batch, int) and batch > 0 else LARGEST_BATCH
     windows = Windows(tokens, schema.context, size, where)
-    nats = _surprise(model, windows, Objective(WRITING, schema.vocabulary.size)) / windows.count
+    nats = _surprise(model, windows, Objective(WRITING, schema.vocabulary.size), ranks) / windows.count
     # Tokens of one vocabulary cannot be compared with another's; bytes can.
     scored = schema.vocabulary.decode(tokens[1 : windows.count + 1].tolist())
     size = len(scored.encode("utf-8", "replace"))
@@ -65,10 +71,14 @@ def score(run: Run, source: str, reading: Reading, device: str) -> Result:
 
 
 @torch.inference_mode()
-def _surprise(model: nn.Module, windows: Windows, objective: Objective) -> float:
-    """Σ −ln p of every token that is scored."""
-    sums = [objective.total(model(batch.x).float(), batch.y) for batch in windows.in_order()]
-    return float(torch.stack(sums).cpu().double().sum())
+def _surprise(model: nn.Module, windows: Windows, objective: Objective, ranks: Ranks) -> float:
+    """Σ −ln p of every token that is scored. Of several processes each has whole batches, so that the sum is that of
+    one to the last bit."""
+    sums = []
+    for i, batch in enumerate(windows.in_order()):
+        own = i % ranks.world == ranks.rank
+        sums.append(objective.total(model(batch.x).float(), batch.y) if own else torch.zeros((), device=windows.device))
+    return float(torch.tensor(ranks.total(torch.stack(sums)), dtype=torch.float64).sum())
 
 
 def generate(run: Run, how: Sampling, device: str) -> Result:

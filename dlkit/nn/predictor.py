@@ -25,6 +25,7 @@ WEIGHTS = "model.safetensors"
 CHUNK_BYTES = 64 << 20
 """Rows are encoded this many bytes at a time: a table of a million rows never is an array of float32 as a whole."""
 
+Spread = Callable[[np.ndarray], np.ndarray]
 View = Callable[[Tensor], Tensor]
 """A change of a batch of inputs that keeps their labels: test-time augmentation averages over several."""
 
@@ -33,7 +34,8 @@ View = Callable[[Tensor], Tensor]
 class Network:
     """A trained network on a device, ready to predict (a `data.predictor.Predictor`).
 
-    views  what each batch is shown as; more than one: test-time augmentation (S177)
+    views   what each batch is shown as; more than one: test-time augmentation (S177)
+    spread  inputs -> outputs by several processes, in place of `outputs`
     """
 
     schema: Schema
@@ -42,6 +44,7 @@ class Network:
     device: torch.device
     batch_size: int
     views: tuple[View, ...] = (lambda x: x,)
+    spread: Spread | None = None
 
     @property
     def task(self) -> str:
@@ -54,9 +57,14 @@ class Network:
 
     def predict(self, rows: Rows) -> np.ndarray:
         """N×classes probabilities (the mean over views), or N values in the target's units: float64."""
+        found = np.concatenate([(self.spread or self.outputs)(inputs) for inputs in self._inputs(rows)])
+        return found if self.task == "classification" else self.schema.unscale(found[:, 0])
+
+    def outputs(self, inputs: np.ndarray) -> np.ndarray:
+        """What the network says of encoded rows: N×classes probabilities, or N×1 standardised values."""
         if self.task == "classification":
-            return self._run(rows, lambda x: self.objective.probabilities(self.model(x).double()))
-        return self.schema.unscale(self._run(rows, lambda x: self.model(x).double())[:, 0])
+            return self._run(inputs, lambda x: self.objective.probabilities(self.model(x).double()))
+        return self._run(inputs, lambda x: self.model(x).double())
 
     def embed(self, rows: Rows) -> np.ndarray:
         """N×D float64: what the last linear layer is given, which is what the network makes of a row."""
@@ -72,24 +80,24 @@ class Network:
             return seen[0].flatten(1).double()
 
         try:
-            return self._run(rows, look)
+            return np.concatenate([self._run(inputs, look) for inputs in self._inputs(rows)])
         finally:
             hook.remove()
 
     @torch.inference_mode()
-    def _run(self, rows: Rows, forward: Callable[[Tensor], Tensor]) -> np.ndarray:
+    def _run(self, inputs: np.ndarray, forward: Callable[[Tensor], Tensor]) -> np.ndarray:
         """`forward` of every row once, in order."""
-        parts = [sum(forward(view(x)) for view in self.views) / len(self.views) for x in self._batches(rows)]
+        nothing = np.zeros(len(inputs), np.int64)
+        batches = Batches(inputs, nothing, self.batch_size, self.device, self.normalise).in_order()
+        parts = [sum(forward(view(x)) for view in self.views) / len(self.views) for x, _ in batches]
         return np.concatenate([part.cpu().numpy() for part in parts])
 
-    def _batches(self, rows: Rows) -> Iterator[Tensor]:
+    def _inputs(self, rows: Rows) -> Iterator[np.ndarray]:
+        """The rows encoded, a number of whole batches at a time."""
         per_row = 4 * int(np.prod(self.schema.input_shape))
         size = max(CHUNK_BYTES // per_row // self.batch_size, 1) * self.batch_size
         for start in range(0, rows.rows, size):
-            inputs = self.schema.inputs(rows, np.arange(start, min(start + size, rows.rows)))
-            nothing = np.zeros(len(inputs), np.int64)
-            for x, _ in Batches(inputs, nothing, self.batch_size, self.device, self.normalise).in_order():
-                yield x
+            yield self.schema.inputs(rows, np.arange(start, min(start + size, rows.rows)))
 
 
 def open_network(run: Run, device: str = "auto", views: tuple[View, ...] = ()) -> Network:

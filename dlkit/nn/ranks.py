@@ -60,6 +60,15 @@ class Ranks:
         dist.broadcast(whole, 0, self._group)
         return whole.numpy().tobytes()
 
+    def send(self, values: Tensor, to: int) -> None:
+        """Values that process `to` is to `receive`, in the same order."""
+        dist.send(values, to, self._group)
+
+    def receive(self, values: Tensor, sender: int) -> Tensor:
+        """What process `sender` sends, in place of `values`."""
+        dist.recv(values, sender, self._group)
+        return values
+
     def share(self, rows: Tensor) -> tuple[Tensor, float]:
         """This process's part of a batch, and what each row in it counts: a batch smaller than the processes are many
         goes to all of them whole, each counting its share."""
@@ -75,7 +84,7 @@ ALONE = Ranks()
 
 
 @contextmanager
-def joined() -> Iterator[Ranks]:
+def joined(patience: timedelta = PATIENCE) -> Iterator[Ranks]:
     """The processes that torchrun or `--nproc` started, joined while the block runs; ALONE where neither did.
 
     NCCL where every process has a CUDA device of its own, gloo otherwise. The others gone: exit code 70.
@@ -91,7 +100,7 @@ def joined() -> Iterator[Ranks]:
             "cuda:nccl,cpu:gloo" if cuda else "gloo", store=store, rank=rank, world_size=world,
             timeout=PATIENCE,
         )  # fmt: skip
-        group = dist.new_group(backend="gloo", timeout=PATIENCE)
+        group = dist.new_group(backend="gloo", timeout=patience)
         peers.claim = lambda: _is_first(store, rank)
     except (RuntimeError, ValueError) as failure:
         reason = " ".join(str(failure).split())[:200]
@@ -99,11 +108,8 @@ def joined() -> Iterator[Ranks]:
             f"process {rank} of {world} cannot reach the others: {reason}", code=ExitCode.IO_ERROR
         ) from None
     try:
-        yield Ranks(rank, world, group)
-    except RuntimeError as failure:
-        if not lost(failure):
-            raise
-        raise Lost(rank) from None
+        with losing(rank):
+            yield Ranks(rank, world, group)
     finally:
         ended = sys.exc_info()[1]
         if ended is None or getattr(ended, "code", None) in CODES.values():  # after an error the others may be gone
@@ -125,6 +131,17 @@ class Lost(DlkitError):
         super().__init__(
             f"process {rank}: another process of this run ended or hangs", "see its error", ExitCode.INTERNAL
         )
+
+
+@contextmanager
+def losing(rank: int) -> Iterator[None]:
+    """torch's error that a peer is gone, as one line."""
+    try:
+        yield
+    except RuntimeError as failure:
+        if not lost(failure):
+            raise
+        raise Lost(rank) from None
 
 
 def lost(failure: BaseException) -> bool:

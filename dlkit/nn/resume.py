@@ -16,6 +16,7 @@ from dlkit.nn.checkpoint import FOLDER, Saved, header, listed
 HARMLESS = (
     "recipe.epochs",
     "recipe.patience",
+    "recipe.watch",
     "options.data",
     "options.network",
     "options.batch_size",
@@ -23,8 +24,8 @@ HARMLESS = (
     "versions",
     "threads",
 )
-"""What a resumed run may say anew: where the data lies, not what it is; how long to train, not how; and what is
-compared as it was understood, not as it was said."""
+"""What a resumed run may say anew: where the data lies, not what it is; how long to train, not how; what is looked at;
+and what is compared as it was understood, not as it was said."""
 _OWN = {"config.json", "schema.json", "metrics.jsonl", "manifest.json", ".lock", FOLDER, "model.safetensors"}
 
 

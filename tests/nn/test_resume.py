@@ -218,6 +218,16 @@ def test_more_epochs_are_harmless(inside, tmp_path):
     assert ends(tmp_path / "run") == ends(tmp_path / "straight")
 
 
+def test_what_is_looked_at_is_harmless(inside, tmp_path):
+    """--watch may be said anew: it measures, and changes no bit."""
+    trained(inside, *IRIS, "--out", "whole", "--checkpoint-every", "6", "--keep", "9")
+    rolled_back(tmp_path / "whole", tmp_path / "run")
+    again = trained(inside, *IRIS, "--watch", "--resume", "run")
+    assert all(row["layers"] for row in again["rows"])
+    (whole, tensors), (watched, same) = (ends(tmp_path / name) for name in ("whole", "run"))
+    assert same == tensors and [{k: v for k, v in row.items() if k != "layers"} for row in watched] == whole
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
