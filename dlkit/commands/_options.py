@@ -12,6 +12,7 @@ from dlkit.commands._numbers import positive as positive
 from dlkit.commands._numbers import share as share
 from dlkit.commands._resumed import resumed
 from dlkit.core import complete
+from dlkit.core.errors import DlkitError
 from dlkit.core.job import JobOptions
 from dlkit.core.reading import ROLES, Reading
 from dlkit.core.result import Result
@@ -73,7 +74,7 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.", ric
 
 _READING: dict[str, Any] = {
     "target": Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
             help="The column to predict.",
             autocompletion=complete.columns,
@@ -173,6 +174,23 @@ _JOB: dict[str, Any] = {
 }  # fmt: skip
 
 
+_JOB_READING: dict[str, Any] = {
+    "target": Annotated[
+        list[str] | None,
+        typer.Option(
+            help="The column to predict; given again, several of two values each (multi-label).",
+            autocompletion=complete.columns, metavar="COLUMN", rich_help_panel=_DATA,
+            show_default="target, label, y or class",
+        ),
+    ],
+    "task": Annotated[
+        Literal["classification", "regression", "multi-label"] | None,
+        typer.Option(help="What to predict it as.", rich_help_panel=_DATA, show_default="told by the target"),
+    ],
+}  # fmt: skip
+"""What a command that can learn several targets says otherwise."""
+
+
 def reading(*, without: tuple[str, ...] = ()) -> Callable[[Callable[..., Result]], Callable[..., Result]]:
     """`command(reading, …)` as a command line: its own arguments and options, then those of Reading, some left out."""
 
@@ -180,7 +198,7 @@ def reading(*, without: tuple[str, ...] = ()) -> Callable[[Callable[..., Result]
         names = [name for name in _READING if name not in without]
 
         def wrapper(**arguments: Any) -> Result:
-            return command(_read_options(arguments, names), **arguments)
+            return command(_read_options(arguments, names, command.__module__.rpartition(".")[2]), **arguments)
 
         own = list(inspect.signature(command).parameters.values())[1:]
         return _as_command(wrapper, command, [*own, *(_parameter(name, _READING[name], Reading) for name in names)])
@@ -202,9 +220,14 @@ def splitting(*names: str) -> Callable[[Callable[..., Result]], Callable[..., Re
     return decorate
 
 
-def _read_options(arguments: dict[str, Any], names: Iterable[str] = _READING) -> Reading:
-    """A Reading out of the arguments of a command, which loses them."""
+def _read_options(arguments: dict[str, Any], names: Iterable[str] = _READING, alone: str | None = None) -> Reading:
+    """A Reading out of the arguments of a command, which loses them. `alone` is a command that takes one target."""
     said = {name: arguments.pop(name) for name in names}
+    if targets := said.pop("target", None):
+        if alone and len(targets) > 1:
+            given = " ".join(f"--target {name}" for name in targets)
+            raise DlkitError(f"{given}: {alone} takes one target", "dlkit train learns several at once")
+        said |= {"target": targets[0]} if len(targets) == 1 else {"targets": tuple(targets)}
     said |= {name: tuple(value or ()) for name, value in said.items() if name in _REPEATABLE}
     if "header" in said:
         said["header"] = not said["header"]  # the flag is --no-header
@@ -233,7 +256,7 @@ def job(command: Callable[..., Result]) -> Callable[..., Result]:
         shared[0] = shared[0].replace(default=None, annotation=_optional(Data))
         own.append(inspect.Parameter("ctx", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context))
     divide = [_parameter(name, _SPLITTING[name], Splitting) for name in _JOB_SPLITTING]
-    read = [_parameter(name, kind, Reading) for name, kind in _READING.items()]
+    read = [_parameter(name, kind, Reading) for name, kind in (_READING | _JOB_READING).items()]
     return _as_command(wrapper, command, [*shared[:2], *own, *shared[2:], *divide, *read])
 
 

@@ -65,12 +65,13 @@ _OPTIONS: dict[str, Any] = {
     "loss": Annotated[
         Literal["cross-entropy", "focal", "bce", "mse", "mae", "huber", "smooth-l1"] | None,
         typer.Option(help="What is minimised; targets of a regression are standardised.", rich_help_panel=_LOSS,
-                     show_default="cross-entropy or mse"),
+                     show_default="cross-entropy, bce of several labels, or mse"),
     ],
     "label_smoothing": _number(opt.share, "Of the cross-entropy.", _LOSS, "SHARE", "0"),
     "class_weights": Annotated[
         str | None,
-        typer.Option(metavar="balanced|NAME=W,…", help="What a class counts in the loss.", rich_help_panel=_LOSS,
+        typer.Option(metavar="balanced|NAME=W,…", help="What a class counts; of several labels, a row with it.",
+                     rich_help_panel=_LOSS,
                      show_default="1 each"),
     ],
     "gamma": _number(opt.not_negative, "Focal loss: exponent of 1 - p.", _LOSS, shown="2"),

@@ -29,6 +29,7 @@ def _told(path: Path) -> dict[str, Any]:
         config = json.loads(read_text(str(path)))
         flat = _leaves(config["options"]) | _leaves(config["recipe"])
         flat["header"] = not flat["header"]  # the flag is --no-header
+        flat["target"] = flat.pop("targets", []) or [name for name in [flat["target"]] if name]
     except (ValueError, KeyError, TypeError):
         raise bad_data(f"{path}: damaged, or not the configuration of a run of train") from None
     return flat

@@ -87,6 +87,8 @@ def open_ensemble(
     if weights and stack:
         raise DlkitError("--weights and --stack exclude each other")
     whole = ensemble.ensemble(_members(runs, device, tta))
+    if stack and whole.labels:
+        raise DlkitError("--stack is for classes and values; runs of several labels are averaged, or take --weights")
     if stack:
         from dlkit.ml.stack import fit
 

@@ -29,15 +29,21 @@ Rows = Annotated[
 Predictions = Annotated[
     str | None, typer.Option(metavar="FILE", help="A table with the columns named below.", rich_help_panel=_FILE)
 ]
-Truth = _column("What is true; with --query, how relevant.")
-Pred = _column("What was predicted; with --query, the score.")
+Truth = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="COLUMN", autocompletion=complete.columns, rich_help_panel=_FILE,
+        help="What is true; with --query, how relevant. Given again: several labels.",
+    ),
+]  # fmt: skip
+Pred = _column("What was predicted; with --query, the score; of labels a prefix (prediction_).")
 Proba = Annotated[
     str | None,
     typer.Option(
         metavar="PREFIX|COLUMN",
         rich_help_panel=_FILE,
         show_default="p_",
-        help="Class probabilities: columns PREFIX + class, or the second class's alone.",
+        help="Probabilities: columns PREFIX + class (or label), or the second class's alone.",
     ),
 ]
 Query = _column("Rows of one query are a ranking: MRR, nDCG.")

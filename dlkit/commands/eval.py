@@ -11,7 +11,8 @@ Examples:
 Classes: accuracy, precision, recall, F1 (0/0 is 0), AUC (one against the rest beyond two
 classes), log loss, Brier score, calibration error (15 equal bins of the top class's
 probability), and what each class was taken for. Values: RMSE, MAE, R². Intervals are 95 %
-of a bootstrap over rows. Ranking: MRR and nDCG. A text: perplexity, bits per byte.
+of a bootstrap over rows. Labels: subset accuracy, Hamming loss, micro and macro F1, mean AUC
+and average precision, log loss; each label's own. Ranking: MRR and nDCG. A text: perplexity, bits per byte.
 Next: dlkit predict.
 """
 
@@ -62,7 +63,10 @@ def command(
     if what == "predictions":
         from dlkit.data.predictions import Named, scored
 
-        named = Named(truth, pred, proba, query, log_prob, gain, at)
+        truths = tuple(truth or ())
+        named = Named(
+            truths[0] if len(truths) == 1 else None, pred, proba, query, log_prob, gain, at, truths[1:] and truths
+        )
         return scored(str(predictions), named, replace(reading, task=task))
     if what != "RUN":
         return _score.pairs(reading, images, features, inception, window, data_range, splits)

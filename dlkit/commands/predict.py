@@ -8,7 +8,8 @@ Examples:
   dlkit predict runs/tinyshakespeare-gpt-1 --generate 500 --prompt 'ROMEO:' --temperature 0.8
 
 The input's columns stay, in their order and as they are written; then come `prediction` and,
-for classes, the probability of each (`p_yes`); for a run of cluster, `cluster`. Columns are
+for classes, the probability of each (`p_yes`); for several labels `prediction_drama` and
+`p_drama` of each; for a run of cluster, `cluster`. Columns are
 found by name and read as they were at training; no target is needed. CSV, TSV, JSON lines
 and Parquet are read and written piece by piece, so that a file of any size fits.
 Next: dlkit eval --predictions scores what was written.

@@ -3,6 +3,7 @@
 Examples:
   dlkit train digits
   dlkit train titanic.csv --target survived
+  dlkit train films.csv --target drama --target comedy
   dlkit train mnist.npz conv:32,k3 relu maxpool:k2 flatten linear:10 --epochs 5
   dlkit train digits --lr $(dlkit lrfind digits -q)
   dlkit train digits --format jsonl | jq .accuracy

@@ -7,7 +7,8 @@ from typing import Any
 
 from dlkit.core.errors import DlkitError, nearest
 
-TASKS = ("classification", "regression")
+MULTI_LABEL = "multi-label"
+TASKS = ("classification", "regression", MULTI_LABEL)
 WRITING = "language-model"
 """The task of a text: what comes next. A source is one by its name (.txt), not by --task."""
 # A table without --target is read by the first of these names that it has.
@@ -21,7 +22,8 @@ class Reading:
     """The fields are options of the command line. Sequences may be given as lists; they are kept as tuples.
 
     target      the column to predict; without it one named target, label, y or class
-    task        'classification' or 'regression', where the inferred one is not wanted
+    targets     two columns or more, of two values each, to predict at once; there is no `target` then
+    task        one of TASKS, where the inferred one is not wanted
     na          cells that are missing, besides the empty one
     numeric, categorical, datetime, text, id, drop   columns to read so, or not at all
     delimiter   what separates the cells of CSV: one ASCII character, or 'tab'
@@ -31,6 +33,7 @@ class Reading:
     """
 
     target: str | None = None
+    targets: Sequence[str] = ()
     task: str | None = None
     na: Sequence[str] = ()
     numeric: Sequence[str] = ()
@@ -45,10 +48,11 @@ class Reading:
     image_size: int = 64
 
     def __post_init__(self) -> None:
-        for option in ("na", *ROLES):
+        for option in ("targets", "na", *ROLES):
             object.__setattr__(self, option, tuple(getattr(self, option)))
         if self.task is not None and self.task not in TASKS:
             raise DlkitError(f"--task {self.task}: there is no such task", nearest(self.task, TASKS))
+        self._check_targets()
         if not 1 <= self.image_size <= 4096:
             raise DlkitError(f"--image-size must be in the range [1, 4096]; got {self.image_size}")
         _check_encoding(self.encoding)
@@ -57,6 +61,17 @@ class Reading:
             for name in getattr(self, option):
                 if said.setdefault(name, option) != option:
                     raise DlkitError(f"column {name!r} is named by both --{said[name]} and --{option}")
+
+    def _check_targets(self) -> None:
+        """Several targets are different ones, and a task of several; one target is not."""
+        twice = next((name for i, name in enumerate(self.targets) if name in self.targets[:i]), None)
+        if twice is not None:
+            raise DlkitError(f"--target {twice} is given twice")
+        if self.targets and self.task not in (None, MULTI_LABEL):
+            given = " ".join(f"--target {name}" for name in self.targets)
+            raise DlkitError(f"--task {self.task} is of one target; got {given}")
+        if self.task == MULTI_LABEL and self.target is not None:
+            raise DlkitError(f"--task {self.task}: one target, {self.target!r}", "--target once more names another")
 
     def role(self, column: str) -> str | None:
         """What the user says that a column is: one of ROLES, or nothing."""
@@ -69,29 +84,34 @@ class Reading:
 
     def check_columns(self, source: str, names: Sequence[str]) -> None:
         """Every column that an option names must be there."""
-        if self.target is not None:
-            check_column(source, "target", self.target, names)
+        for name in self.named_targets:
+            check_column(source, "target", name, names)
         for option in ROLES:
             for name in getattr(self, option):
                 check_column(source, option, name, names)
 
-    def choose_target(self, source: str, names: Sequence[str]) -> str:
-        """The column to predict: the one named, or one whose name says so."""
-        target = self.target
-        if target is None:
-            target = next((name for name in TARGET_NAMES if name in names and name not in self.drop), None)
-        if target is None:
+    @property
+    def named_targets(self) -> tuple[str, ...]:
+        """Every --target."""
+        return tuple(self.targets) if self.target is None else (self.target,)
+
+    def choose_targets(self, source: str, names: Sequence[str]) -> tuple[str, ...]:
+        """The columns to predict: those named, or one whose name says so."""
+        guesses = [name for name in TARGET_NAMES if name in names and name not in self.drop]
+        targets = self.named_targets or tuple(guesses[:1])
+        if not targets:
             raise DlkitError(f"{source}: --target is needed: which column is to be predicted?", listed(names))
-        if target in self.drop:
-            raise DlkitError(f"--drop: column {target!r} is the target")
-        return target
+        for name in targets:
+            if name in self.drop:
+                raise DlkitError(f"--drop: column {name!r} is the target")
+        return targets
 
     def refuse_for(self, what: str, *names: str) -> None:
         """Refuse the options that mean nothing for a kind of source."""
         for name in names:
             if getattr(self, name) != getattr(Reading, name):
-                option = "no-header" if name == "header" else name.replace("_", "-")
-                raise DlkitError(f"--{option} is for {_KINDS.get(name, 'tables with named columns')}; this is {what}")
+                wanted = _KINDS.get(name, "tables with named columns")
+                raise DlkitError(f"{said_as(name)} is for {wanted}; this is {what}")
 
     def words(self) -> list[str]:
         """The options of a command line that say this, defaults left out."""
@@ -99,11 +119,16 @@ class Reading:
         for option in fields(self):
             value = getattr(self, option.name)
             if option.name == "header":
-                words += [] if value else ["--no-header"]
+                words += [] if value else [said_as("header")]
             elif value != option.default:
                 for one in value if isinstance(value, tuple) else (value,):
-                    words += [f"--{option.name.replace('_', '-')}", str(one)]
+                    words += [said_as(option.name), str(one)]
         return words
+
+
+def said_as(name: str) -> str:
+    """The option of the command line that a field's value came by."""
+    return "--" + {"header": "no-header", "targets": "target"}.get(name, name.replace("_", "-"))
 
 
 _KINDS = {

@@ -6,12 +6,14 @@ from typing import Any
 
 from dlkit.core.augment import parse_augment
 from dlkit.core.errors import DlkitError
+from dlkit.core.reading import MULTI_LABEL
 
 OPTIMIZERS = ("adamw", "adam", "sgd", "rmsprop", "muon")
 SCHEDULES = ("one-cycle", "cosine", "cosine-restarts", "linear", "wsd", "plateau", "constant")
 LOSSES = {
     "classification": ("cross-entropy", "focal", "bce"),
     "regression": ("mse", "mae", "huber", "smooth-l1"),
+    MULTI_LABEL: ("bce", "focal"),
 }
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
 
@@ -25,7 +27,7 @@ _MEANS_SOMETHING = {
     "decay": ("schedule", ("wsd",)),
     "gamma": ("loss", ("focal",)),
     "delta": ("loss", ("huber", "smooth-l1")),
-    "label_smoothing": ("loss", (None, "cross-entropy")),
+    "label_smoothing": ("loss", (None, "cross-entropy", "bce")),
     "class_weights": ("loss", (None, *LOSSES["classification"])),
 }
 """Option -> the option that it belongs to, and the values of that with which it has an effect."""
@@ -38,7 +40,7 @@ class Recipe:
     epochs, lr       passes over the training rows; the peak learning rate
     schedule         how the rate moves; `warmup` is a share of the steps below 1, a number of steps from 1 on
     optimizer        with `momentum` (β₁ of the Adam family), `beta2` (α of RMSprop), `nesterov`, `weight_decay`
-    loss             None: cross-entropy or mean squared error, as the task asks
+    loss             None: cross-entropy, binary cross-entropy or mean squared error, as the task asks
     accumulate       micro-batches a step; the step's batch is the whole of them
     patience         epochs without a better metric before the run ends
     watch            measure a step an epoch, layer by layer

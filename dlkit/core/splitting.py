@@ -51,10 +51,10 @@ class Splitting:
         named = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "gap"}
         return {option: name for option, name in named.items() if name is not None}
 
-    def check_columns(self, source: str, names: Sequence[str], target: str | None = None) -> None:
+    def check_columns(self, source: str, names: Sequence[str], targets: Sequence[str] = ()) -> None:
         """Every column that is named must be there, and be no target."""
         for option, name in self.columns.items():
-            if name == target:
+            if name in targets:
                 raise DlkitError(f"--{option}: {name!r} is the target")
             check_column(source, option, name, names)
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from dlkit.core import console
 from dlkit.data.dataset import Dataset
+from dlkit.data.labels import each_alone
 from dlkit.data.leak import tell_tales
 
 
@@ -12,10 +13,12 @@ def announce(dataset: Dataset, notes: Sequence[str] = ()) -> list[str]:
     """Say how the data was read and split, and warn of columns that give the target away; these are returned."""
     for text in (*dataset.notes, *notes):
         console.note(text)
-    leaks = tell_tales(dataset)
-    for name in leaks:
-        console.warn(
-            f"column {name!r} alone tells {dataset.target!r} in every row: is it the target under another name? "
-            f"If it will not be known in use, leave it out with --drop {shlex.quote(name)}"
-        )
+    leaks = []
+    for one in each_alone(dataset):
+        for name in tell_tales(one):
+            leaks.append(name)
+            console.warn(
+                f"column {name!r} alone tells {one.target!r} in every row: is it the target under another name? "
+                f"If it will not be known in use, leave it out with --drop {shlex.quote(name)}"
+            )
     return leaks

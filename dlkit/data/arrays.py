@@ -23,7 +23,7 @@ CHANNELS = (1, 3, 4)
 def read_npy(source: Source, reading: Reading, labelled: bool) -> Table:
     """One array: rows without a target, unless a column of it is named as that."""
     array = parse_npy(source.path, source.data)
-    if labelled and (reading.target is None or array.ndim != 2):
+    if labelled and (not reading.named_targets or array.ndim != 2):
         message = f"{source.path}: one array of shape {array.shape}, and no target to predict"
         raise bad_data(message, "np.savez('data.npz', X=…, y=…) keeps both in one file")
     if not array.ndim or not len(array):
@@ -44,6 +44,8 @@ def read_npz(source: Source, reading: Reading, labelled: bool) -> Table:
         return table_of(source.path, xs[0], ys[0], digest)
     if xs[0].shape[1:] != xs[1].shape[1:]:
         raise bad_data(f"{source.path}: {parts[0][0]!r} is {xs[0].shape} and {parts[1][0]!r} is {xs[1].shape}")
+    if ys[0].shape[1:] != ys[1].shape[1:]:
+        raise bad_data(f"{source.path}: {parts[0][1]!r} is {ys[0].shape} and {parts[1][1]!r} is {ys[1].shape}")
     fixed = np.arange(len(xs[0]) + len(xs[1])) >= len(xs[0])
     return table_of(source.path, np.concatenate(xs), np.concatenate(ys), digest, fixed)
 
@@ -57,12 +59,17 @@ def _checked(path: str, members: "Members", x_name: str, y_name: str | None) -> 
     y = members.read(y_name)
     if y.ndim == 2 and y.shape[1] == 1:
         y = y[:, 0]
-    if y.ndim != 1:
-        hint = "one-hot rows? save y.argmax(axis=1)" if y.ndim == 2 else None
+    if y.ndim != 1 and not _zeros_and_ones(y):
+        hint = "several for each are zeros and ones" if y.ndim == 2 else None
         raise bad_data(f"{path}: {y_name!r} has shape {y.shape}; one target for each row is needed", hint)
     if len(x) != len(y):
         raise bad_data(f"{path}: {x_name!r} has {len(x)} rows and {y_name!r} has {len(y)}")
     return x, y
+
+
+def _zeros_and_ones(y: np.ndarray) -> bool:
+    """Whether this is N×K labels, each there or not in a row."""
+    return y.ndim == 2 and y.shape[1] > 1 and y.dtype.kind in "buif" and bool(((y == 0) | (y == 1)).all())
 
 
 def parse_npy(path: str, data: bytes) -> np.ndarray:
@@ -134,17 +141,24 @@ class Members:
 def table_of(
     path: str, x: np.ndarray, y: np.ndarray | None, fingerprint: str, fixed: np.ndarray | None = None
 ) -> Table:
-    """N×D is a table with columns x1 … xD; N×H×W and N×C×H×W are images. `y` is its column y."""
+    """N×D is a table with columns x1 … xD; N×H×W and N×C×H×W are images. `y` is its column y, or y1 … yK if N×K."""
     place, name = Place(path), short_name(path)
-    target = [] if y is None else [_series(path, y)]
+    target = [] if y is None else _targets(path, y)
+    labels = tuple(column.name for column in target) if len(target) > 1 else ()
     x = _values(path, "X", x)
     if x.ndim <= 2:
         x = x[:, None] if x.ndim == 1 else x
         refuse_infinite(path, x)
         columns = [pl.Series(f"x{i}", np.ascontiguousarray(x[:, i - 1])) for i in range(1, x.shape[1] + 1)]
-        return Table(name, place, pl.DataFrame([*columns, *target]), fingerprint, fixed_split=fixed)
+        return Table(name, place, pl.DataFrame([*columns, *target]), fingerprint, fixed_split=fixed, labels=labels)
     arrays, notes = as_images(path, x)
-    return Table(name, place, pl.DataFrame(target), fingerprint, False, arrays, fixed, notes)
+    return Table(name, place, pl.DataFrame(target), fingerprint, False, arrays, fixed, notes, labels)
+
+
+def _targets(path: str, y: np.ndarray) -> list[pl.Series]:
+    if y.ndim == 1:
+        return [_series(path, y)]
+    return [pl.Series(f"y{i}", column) for i, column in enumerate(np.ascontiguousarray(y.T, np.uint8), 1)]
 
 
 def _series(path: str, y: np.ndarray) -> pl.Series:

@@ -6,20 +6,22 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from dlkit.core.errors import bad_data
-from dlkit.core.reading import Reading
+from dlkit.core.errors import DlkitError, bad_data
+from dlkit.core.reading import MULTI_LABEL, Reading
 from dlkit.data.dataset import Column, Dataset, Role, Rows
 from dlkit.data.infer import Inference
+from dlkit.data.labels import read_labels
 from dlkit.data.roles import describe
 from dlkit.data.table import Table
-from dlkit.data.target import read_target
+from dlkit.data.target import Target, read_target
 
-NAMED = ("target", "na", "numeric", "categorical", "datetime", "text", "id", "drop")
+NAMED = ("target", "targets", "na", "numeric", "categorical", "datetime", "text", "id", "drop")
 
 
 def to_rows(table: Table, reading: Reading, only: Sequence[str] | None = None) -> Rows:
     """Every column typed, or `only` these, the target's as any other. The table's own columns are used up."""
     source = table.place.source
+    _refuse_several(table, table.labels)
     if table.arrays is not None:
         reading.refuse_for("a set of images", *NAMED)
         labels = Reading(categorical=[label.name for label in table.frame if label.dtype == pl.String])
@@ -38,21 +40,64 @@ def to_rows(table: Table, reading: Reading, only: Sequence[str] | None = None) -
     return Rows(columns=_described(frame, reading), frame=frame, **_common(table), notes=notes)
 
 
-def to_dataset(table: Table, reading: Reading, texts: bool = False) -> Dataset:
+def to_dataset(table: Table, reading: Reading, texts: bool = False, several: bool = False) -> Dataset:
     """The target taken out and encoded; rows without it are left out. The table's own columns are used up.
 
-    texts  whether whoever asks can learn from columns of text
+    texts    whether whoever asks can learn from columns of text
+    several  whether it can learn several targets at once
     """
-    return _images(table, reading) if table.arrays is not None else _learnable(table, reading, texts)
+    if table.arrays is not None:
+        reading.refuse_for("a set of images", *NAMED)
+        if not table.frame.width:
+            raise bad_data(f"{table.place.source}: images without labels: there is nothing to learn")
+    chosen = table.labels
+    if table.arrays is None and (reading.named_targets or not chosen):
+        reading.check_columns(table.place.source, table.frame.columns)
+        chosen = reading.choose_targets(table.place.source, table.frame.columns)
+    if not several:
+        _refuse_several(table, chosen)
+    _check_task(table, chosen, reading)
+    return _images(table, reading) if table.arrays is not None else _learnable(table, chosen, reading, texts)
 
 
-def _learnable(table: Table, reading: Reading, texts: bool) -> Dataset:
-    source, names = table.place.source, table.frame.columns
-    reading.check_columns(source, names)
-    name = reading.choose_target(source, names)
-    features = [column for column in names if column != name and column not in reading.drop]
+def _refuse_several(table: Table, targets: Sequence[str]) -> None:
+    if len(targets) > 1:
+        each = f"{len(targets)} targets for each row ({targets[0]} … {targets[-1]})"
+        raise bad_data(
+            f"{table.place.source}: {each}; one is needed",
+            "dlkit train learns several at once; one-hot rows? save y.argmax(axis=1)",
+        )
+
+
+def _check_task(table: Table, targets: Sequence[str], reading: Reading) -> None:
+    """Refuse a task that is of several targets where there is one, and the other way round."""
+    source = table.place.source
+    if len(targets) < 2:
+        if reading.task == MULTI_LABEL:
+            message = f"--task {MULTI_LABEL}: {source} has one target for each row"
+            raise DlkitError(message, "--target once more names another")
+        return
+    if reading.task not in (None, MULTI_LABEL):
+        raise DlkitError(f"--task {reading.task}: {source} has {len(targets)} targets for each row")
+    is_one_hot = targets == table.labels and bool((table.frame.select(targets).sum_horizontal() == 1).all())
+    if is_one_hot and reading.task is None:
+        message = f"{source}: a single 1 in every row of y, {len(targets)} columns: is it a class?"
+        raise bad_data(message, f"save y.argmax(axis=1), or say --task {MULTI_LABEL}")
+
+
+def _target(table: Table, names: Sequence[str], inference: Inference, reading: Reading) -> Target:
+    """The columns to predict: one of any task, or several labels."""
+    roles = [reading.role(name) for name in names]
+    if len(names) > 1:
+        return read_labels([table.frame[name] for name in names], inference, roles)
+    return read_target(table.frame[names[0]], inference, reading.task, roles[0])
+
+
+def _learnable(table: Table, chosen: Sequence[str], reading: Reading, texts: bool) -> Dataset:
+    source, names, name = table.place.source, table.frame.columns, ", ".join(chosen)
+    features = [column for column in names if column not in (*chosen, *reading.drop)]
     frame, unread, inference = _typed(table, features, reading)
-    target = read_target(table.frame[name], inference, reading.task, reading.role(name))
+    target = _target(table, chosen, inference, reading)
     kept = target.kept
     frame = frame if kept.all() else frame.filter(kept)
     columns = _described(frame, reading)
@@ -60,37 +105,34 @@ def _learnable(table: Table, reading: Reading, texts: bool) -> Dataset:
     if len(unused) == len(columns):
         raise bad_data(f"{source}: no column beside the target {name!r} can be learned from", _left_out(unused))
     # `class` may as well be a feature (it is one in the titanic's table): say what was taken.
-    guessed = reading.target is None and name not in ("target", "y")
-    chosen = (f"target: {name}; --target names another",) if guessed else ()
+    guessed = len(chosen) == 1 and not reading.named_targets and name not in ("target", "y")
+    said = (f"target: {name}; --target names another",) if guessed else ()
     left_out = _left_out(unused, unread)
     return Dataset(
-        task=target.task,
-        target=name,
-        classes=target.classes,
-        labels=target.labels,
+        **_encoded(target, name),
         columns=columns,
         frame=frame,
         **_common(table) | _kept(table, kept),
-        notes=(*table.notes, *chosen, *inference.notes, *target.notes, *([left_out] if left_out else [])),
+        notes=(*table.notes, *said, *inference.notes, *target.notes, *([left_out] if left_out else [])),
     )
 
 
 def _images(table: Table, reading: Reading) -> Dataset:
     assert table.arrays is not None
-    reading.refuse_for("a set of images", *NAMED)
-    if not table.frame.width:
-        raise bad_data(f"{table.place.source}: images without labels: there is nothing to learn")
-    labels = table.frame.to_series()
-    found = read_target(labels, Inference(table.place, is_text=False), reading.task)
+    names = table.frame.columns
+    found = _target(table, names, Inference(table.place, is_text=False), reading)
     kept = found.kept
     return Dataset(
-        task=found.task,
-        target=labels.name,
-        classes=found.classes,
-        labels=found.labels,
+        **_encoded(found, names[0]),
         **_common(table) | _kept(table, kept) | {"arrays": table.arrays if kept.all() else table.arrays[kept]},
         notes=(*table.notes, *found.notes),
     )
+
+
+def _encoded(target: Target, name: str) -> dict[str, Any]:
+    """The fields of a Dataset that its target says."""
+    same = {field: getattr(target, field) for field in ("task", "classes", "labels", "values")}
+    return {"target": None if target.values else name, **same}
 
 
 def _common(table: Table) -> dict[str, Any]:

@@ -1,13 +1,14 @@
 """Two predictors on the same labelled rows: their scores, and whether the difference is more than chance."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from dlkit.core.errors import DlkitError
+from dlkit.core.reading import MULTI_LABEL
 from dlkit.data import metrics
 from dlkit.data.dataset import Dataset
 from dlkit.data.predictor import Predictor
@@ -23,13 +24,12 @@ class Rival:
     predictor: Callable[[Dataset], Predictor]
 
     def check(self, rows: Dataset) -> None:
-        """DlkitError where it predicts something else than the target of `rows`."""
-        theirs = self.schema.get("task"), self.schema.get("target")
-        if theirs != (rows.task, rows.target):
-            raise DlkitError(
-                f"--against {self.path}: it predicts {theirs[1]!r} ({theirs[0]}), and this is {rows.target!r} "
-                f"({rows.task})"
-            )
+        """DlkitError where it predicts something else than the targets of `rows`."""
+        task = self.schema.get("task")
+        theirs = _targets(str(task), self.schema.get("target"), self.schema.get("classes", ()))
+        ours = _targets(rows.task, rows.target, rows.classes if rows.task == MULTI_LABEL else ())
+        if (task, theirs) != (rows.task, ours):
+            raise DlkitError(f"--against {self.path}: it predicts {theirs} ({task}), and this is {ours} ({rows.task})")
 
     def knows(self, fingerprint: str, options: Mapping[str, Any]) -> bool:
         """Whether a network was trained on the same data divided in another way: then it has seen rows of this side."""
@@ -40,7 +40,7 @@ class Rival:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Accuracy or RMSE of both; `z` is the mean difference of the rows' own errors over its standard error.
+    """Accuracy, log loss or RMSE of both; `z` is the mean difference of the rows' own errors over its standard error.
 
     Positive where the first errs less. Rows are paired, so what is hard for both does not count (McNemar's idea).
     """
@@ -58,9 +58,13 @@ class Comparison:
 
 def compare(rows: Dataset, ours: Predictor, theirs: Predictor) -> Comparison:
     """Both on `rows`, whose target they predict."""
-    if ours.task == "classification":
+    metric = {"classification": "accuracy", MULTI_LABEL: "log_loss"}.get(ours.task, "rmse")
+    if metric == "accuracy":
         errors = [_wrong(rows, one) for one in (ours, theirs)]
         scores = [1 - float(e.mean()) for e in errors]
+    elif metric == "log_loss":
+        errors = [_surprise(rows, one) for one in (ours, theirs)]
+        scores = [float(e.mean()) for e in errors]
     else:
         predicted = [one.predict(rows) for one in (ours, theirs)]
         errors = [(values - rows.labels) ** 2 for values in predicted]
@@ -70,7 +74,18 @@ def compare(rows: Dataset, ours: Predictor, theirs: Predictor) -> Comparison:
     mean = float(difference.mean())
     # One difference in every row has no error at all.
     z = mean / error if error else math.copysign(math.inf, mean) if mean else 0.0
-    return Comparison("accuracy" if ours.task == "classification" else "rmse", scores[0], scores[1], z)
+    return Comparison(metric, scores[0], scores[1], z)
+
+
+def _targets(task: str, target: str | None, classes: Sequence[str]) -> str:
+    """What is predicted; several labels in one order, whatever theirs is."""
+    return ", ".join(map(repr, sorted(classes))) if task == MULTI_LABEL else repr(target)
+
+
+def _surprise(rows: Dataset, one: Predictor) -> np.ndarray:
+    """N float64: the log loss of a row, mean over its labels, which are found by name."""
+    order = [one.schema.classes.index(name) for name in rows.classes]
+    return np.asarray(metrics.label_log_losses(rows.labels, one.predict(rows)[:, order]).mean(1))
 
 
 def _wrong(rows: Dataset, one: Predictor) -> np.ndarray:

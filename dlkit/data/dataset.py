@@ -117,16 +117,24 @@ class Dataset(Rows):
     """Rows with their targets. Rows whose target is missing are left out; the target is not among the columns.
 
     labels  N int64 class indices, or N float64 regression targets
+    Of several targets (multi-label) there is no `target`: `classes` are their names, `labels` is N×K bool, and `values`
+    are the two words of each, of rows without the label and of rows with it.
     """
 
     task: str
     target: str | None
     classes: tuple[str, ...]
     labels: np.ndarray
+    values: tuple[tuple[str, str], ...] = ()
 
     @property
     def rows(self) -> int:
         return len(self.labels)
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """The names of all targets."""
+        return self.classes if self.values else () if self.target is None else (self.target,)
 
     def take(self, indices: np.ndarray) -> Self:
         return replace(super().take(indices), labels=self.labels[indices])

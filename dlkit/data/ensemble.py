@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from dlkit.core.errors import DlkitError, bad_data
-from dlkit.core.reading import Reading
+from dlkit.core.reading import MULTI_LABEL, Reading
 from dlkit.core.run import Run
 from dlkit.data import metrics
 from dlkit.data.known import known_rows, sized, truth
@@ -68,7 +68,12 @@ class Ensemble:
     @property
     def is_clustering(self) -> bool:
         """Whether the classes are clusters: no target was there to be learned."""
-        return self.schema.target is None
+        return self.schema.target is None and not self.schema.values
+
+    @property
+    def labels(self) -> list[tuple[str, tuple[str, str]]]:
+        """Of several targets the name and the words of each: of rows without it, and of rows with it."""
+        return list(zip(self.schema.classes, self.schema.values, strict=True)) if self.schema.values else []
 
     def each(self, table: Table, reading: Reading) -> np.ndarray:
         """M×N×K or M×N: what each member predicts, classes in the order of the first one's."""
@@ -99,12 +104,24 @@ def ensemble(members: Sequence[Member]) -> Ensemble:
     for member in members[1:]:
         schema = member.predictor.schema
         if (schema.task, schema.target) != (first.task, first.target):
-            ours, theirs = (f"{s.task} of {s.target!r}" if s.target else "clustering" for s in (first, schema))
+            ours, theirs = (_described(s) for s in (first, schema))
             raise DlkitError(f"{members[0].name} is a {ours}, {member.name} a {theirs}: they cannot be combined")
         odd = set(schema.classes) ^ set(first.classes)
         if odd:
-            raise DlkitError(f"{members[0].name} and {member.name} have not the same classes: {min(odd)!r}")
+            what = "labels" if first.values else "classes"
+            raise DlkitError(f"{members[0].name} and {member.name} have not the same {what}: {min(odd)!r}")
+        words = dict(zip(schema.classes, schema.values, strict=False))
+        for name, pair in zip(first.classes, first.values, strict=False):
+            if words[name] != pair:
+                says = f"{name!r} means {pair[1]!r} to {members[0].name}, {words[name][1]!r} to {member.name}"
+                raise DlkitError(f"{says}: they cannot be combined")
     return Ensemble(tuple(members))
+
+
+def _described(schema: Schema) -> str:
+    if schema.values:
+        return f"{schema.task} of {len(schema.values)}"
+    return f"{schema.task} of {schema.target!r}" if schema.target else "clustering"
 
 
 def weighted(weights: np.ndarray) -> Combine:
@@ -129,12 +146,17 @@ def parse_weights(text: str, members: int) -> np.ndarray | None:
 def fit_weights(each: np.ndarray, truth: np.ndarray, steps: int = 2000) -> np.ndarray:
     """M weights that sum to 1 and make the mean of the members best on these rows.
 
-    M×N×K probabilities: log loss, by expectation-maximisation of the mixture's weights, which cannot overshoot.
+    M×N×K probabilities: log loss, by expectation-maximisation of the mixture's weights, which cannot overshoot. Of
+    several labels (`truth` N×K bool) each cell is such a row of its own.
     M×N values: squared error, by projected gradient steps. Both problems are convex: there is one best value.
     """
     if each.ndim == 2:
         return _least_squares(each, truth, steps)
-    likelihood = np.maximum(each[:, np.arange(len(truth)), truth], np.finfo(np.float64).eps)
+    if truth.ndim == 2:
+        likelihood = np.where(truth, each, 1 - each).reshape(len(each), -1)
+    else:
+        likelihood = each[:, np.arange(len(truth)), truth]
+    likelihood = np.maximum(likelihood, np.finfo(np.float64).eps)
     weights = np.full(len(each), 1 / len(each))
     for _ in range(steps):
         shares = weights[:, None] * likelihood
@@ -165,15 +187,17 @@ def _onto_simplex(point: np.ndarray) -> np.ndarray:
 
 
 def score(task: str, truth: np.ndarray, predicted: np.ndarray) -> float:
-    """The headline metric of one set of predictions: accuracy, or RMSE."""
+    """The headline metric of one set of predictions: accuracy, of several labels the log loss, or RMSE."""
     if task == "classification":
         return metrics.accuracy(truth, predicted.argmax(1))
+    if task == MULTI_LABEL:
+        return float(metrics.label_log_losses(truth, predicted).mean())
     return metrics.rmse(truth, predicted)
 
 
 @dataclass(frozen=True, eq=False)
 class Labelled:
-    """A table whose rows all have a truth, and that: K indices into the schema's classes, or K values."""
+    """A table whose rows all have a truth, and that: K indices into the schema's classes, K values, K×labels bool."""
 
     table: Table
     truth: np.ndarray

@@ -1,7 +1,7 @@
 """What `eval RUN… DATA` answers: one predictor, or several together, against labelled rows."""
 
 from dlkit.core.errors import DlkitError
-from dlkit.core.reading import Reading
+from dlkit.core.reading import MULTI_LABEL, Reading
 from dlkit.core.result import Result
 from dlkit.data import ensemble, scores
 from dlkit.data.ensemble import Ensemble
@@ -25,6 +25,8 @@ def evaluate(whole: Ensemble, source: str, reading: Reading, side: str = "all") 
     together = whole.together(each)
     if whole.task == "classification":
         result = scores.classified(rows.truth, together.argmax(1), together, whole.schema.classes)
+    elif whole.task == MULTI_LABEL:
+        result = scores.labelled(rows.truth, together > scores.THRESHOLD, together, whole.schema.classes)
     else:
         result = scores.regressed(rows.truth, together)
     if len(each) > 1:
@@ -51,5 +53,5 @@ def _warnings(whole: Ensemble, rows: ensemble.Labelled, source: str, side: str) 
     if seen and side == "valid":
         notes.append("the rows held out chose the best epoch: a file that no run has seen is a sterner judge")
     if rows.left_out:
-        notes.append(f"left out {rows.left_out} rows whose {whole.schema.target!r} is missing")
+        notes.append(f"left out {rows.left_out} rows whose {whole.schema.about} is missing")
     return notes

@@ -8,12 +8,14 @@ import numpy as np
 import polars as pl
 
 from dlkit.core.errors import bad_data, nearest
-from dlkit.core.reading import ROLES, Reading
+from dlkit.core.reading import MULTI_LABEL, ROLES, Reading
 from dlkit.data.build import to_rows
 from dlkit.data.dataset import Rows, shown
-from dlkit.data.infer import MISSING_WORDS, Inference, as_text, parse_numbers
+from dlkit.data.infer import Inference
+from dlkit.data.labels import label_matrix
 from dlkit.data.schema import Schema
 from dlkit.data.table import Table
+from dlkit.data.target import ABSENT, UNKNOWN, class_indices
 
 
 def known_rows(table: Table, schema: Schema, reading: Reading) -> Rows:
@@ -31,7 +33,7 @@ def known_rows(table: Table, schema: Schema, reading: Reading) -> Rows:
         raise bad_data(f"{table.place.source}: no column {absent[0]!r}{more}, which the model needs", hint)
     named: dict[str, Any] = {role: [name for name, kind in roles.items() if kind == role] for role in ROLES}
     frame = pl.DataFrame([table.frame[name] for name in roles])
-    return to_rows(replace(table, frame=frame), replace(reading, target=None, **named))
+    return to_rows(replace(table, frame=frame, labels=()), replace(reading, target=None, **named))
 
 
 def sized(source: str, schema: Schema, reading: Reading) -> Reading:
@@ -48,8 +50,8 @@ def _images(table: Table, schema: Schema) -> Rows:
 
 @dataclass(frozen=True, eq=False)
 class Truth:
-    """What is true of the rows that say so: `labels` K int64 indices into the schema's classes, or K float64 values;
-    `kept` N bool, the rows that have them."""
+    """What is true of the rows that say so: `labels` K int64 indices into the schema's classes, or K float64 values, or
+    of several targets K×targets bool; `kept` N bool, the rows that have them."""
 
     labels: np.ndarray
     kept: np.ndarray
@@ -60,20 +62,15 @@ def truth(table: Table, schema: Schema, reading: Reading) -> Truth:
     source = table.place.source
     if (table.arrays is None) is (schema.pixels is not None):
         _images(table, schema)
-    if table.arrays is not None:
-        if not table.frame.width:
-            raise bad_data(f"{source}: images without labels: there is nothing to compare predictions with")
-        cells = table.frame.to_series()
-    elif schema.target in table.frame.columns:
-        cells = table.frame[schema.target]
-    else:
-        hint = f"dlkit predict needs none; {nearest(str(schema.target), table.frame.columns)}"
-        raise bad_data(f"{source}: no column {schema.target!r} to compare predictions with", hint)
+    if table.arrays is not None and not table.frame.width:
+        raise bad_data(f"{source}: images without labels: there is nothing to compare predictions with")
     inference = Inference(table.place, reading.na, table.is_text)
+    if schema.task == MULTI_LABEL:
+        columns = [_categories(inference, _column(table, name)) for name in schema.classes]
+        return Truth(*label_matrix(table.place, columns, schema.values))
+    cells = _column(table, str(schema.target)) if table.arrays is None else table.frame.to_series()
     is_classes = schema.task == "classification"
-    values = inference.column(cells, "categorical" if is_classes else "numeric")
-    if values is None:
-        raise bad_data(f"{source}: the target {cells.name!r} holds {cells.dtype}, which are no classes and no numbers")
+    values = _categories(inference, cells, "categorical" if is_classes else "numeric")
     labels = class_indices(values, schema.classes) if is_classes else values.to_numpy()
     wrong = np.flatnonzero(labels == UNKNOWN) if is_classes else np.empty(0, int)
     if len(wrong):
@@ -86,20 +83,18 @@ def truth(table: Table, schema: Schema, reading: Reading) -> Truth:
     return Truth(labels[kept], kept)
 
 
-ABSENT, UNKNOWN = -1, -2
+def _column(table: Table, name: str) -> pl.Series:
+    """The cells of a target."""
+    if name not in table.frame.columns:
+        hint = f"dlkit predict needs none; {nearest(name, table.frame.columns)}"
+        raise bad_data(f"{table.place.source}: no column {name!r} to compare predictions with", hint)
+    return table.frame[name]
 
 
-def class_indices(values: pl.Series, classes: tuple[str, ...]) -> np.ndarray:
-    """N int64 indices of cells into `classes`: ABSENT where a cell is missing, UNKNOWN where it is none of them.
-
-    What is no class as it stands may be a number that is one otherwise written: 1.0 for 1.
-    """
-    text = as_text(values)
-    index = {name: i for i, name in enumerate(classes)}
-    distinct = text.drop_nulls().unique()
-    strange = distinct.filter(~distinct.is_in(list(classes)))
-    numbers, _ = parse_numbers(strange)
-    for word, number in zip(strange, numbers, strict=True):
-        name = str(int(number)) if number is not None and float(number).is_integer() else word
-        index[word] = index.get(name, ABSENT if word in MISSING_WORDS else UNKNOWN)
-    return text.replace_strict(index, default=ABSENT, return_dtype=pl.Int64).to_numpy()
+def _categories(inference: Inference, cells: pl.Series, role: str = "categorical") -> pl.Series:
+    """The cells of a target, typed."""
+    values = inference.column(cells, role)
+    if values is None:
+        held = f"the target {cells.name!r} holds {cells.dtype}"
+        raise bad_data(f"{inference.place.source}: {held}, which are no classes and no numbers")
+    return values

@@ -151,6 +151,47 @@ def perplexity(log_probabilities: np.ndarray) -> float:
         return float(np.exp(-np.mean(log_probabilities)))
 
 
+# --- several labels --------------------------------------------------------------------------------------------------
+# `truth` and `predicted` are N×K bool, `proba` N×K float64: of each label the probability that a row has it.
+
+
+def per_label(truth: np.ndarray, predicted: np.ndarray, counts: np.ndarray | None = None) -> PerClass:
+    """Precision, recall and F1 of each label; support and predicted are the rows that have it, or are said to.
+
+    counts  N: how often each row is there
+    """
+    counts = np.ones(len(truth)) if counts is None else counts
+    hits, support, said = (counts @ rows for rows in (truth & predicted, truth, predicted))
+    return PerClass(_ratio(hits, said), _ratio(hits, support), _ratio(2 * hits, said + support), support, said)
+
+
+def micro(each: PerClass) -> tuple[float, float, float]:
+    """(precision, recall, F1) over the cells of all labels together, as of one label; 0/0 is 0."""
+    hits, said, support = (each.recall * each.support).sum(), each.predicted.sum(), each.support.sum()
+    precision, recall, f1 = _ratio(np.array([hits, hits, 2 * hits]), np.array([said, support, said + support]))
+    return float(precision), float(recall), float(f1)
+
+
+def average_precision(truth: np.ndarray, score: np.ndarray) -> float:
+    """Σ (Rₙ − Rₙ₋₁)·Pₙ over the thresholds, highest first (as scikit-learn's); NaN where no row is positive."""
+    _, tie = np.unique(-score, return_inverse=True)
+    gained = np.bincount(tie, truth)
+    hits, said = np.cumsum(gained), np.cumsum(np.bincount(tie))
+    return float((gained * hits / said).sum() / hits[-1]) if hits[-1] else float("nan")
+
+
+def label_log_losses(truth: np.ndarray, proba: np.ndarray) -> np.ndarray:
+    """N×K float64: −ln of what a label's truth was given, cut off as in `log_losses`."""
+    eps = np.finfo(np.float64).eps
+    return np.asarray(-np.log(np.clip(np.where(truth, proba, 1 - proba), eps, 1 - eps)))
+
+
+def label_calibration_error(truth: np.ndarray, proba: np.ndarray, bins: int = BINS) -> float:
+    """Mean over the labels of the calibration error of each as two classes."""
+    each = (np.column_stack([1 - p, p]) for p in proba.T)
+    return float(np.mean([calibration_error(t.astype(int), p, bins) for t, p in zip(truth.T, each, strict=True)]))
+
+
 # --- regression ------------------------------------------------------------------------------------------------------
 
 

@@ -3,7 +3,7 @@
 import gzip
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -15,12 +15,13 @@ import polars as pl
 from dlkit.core import render
 from dlkit.core.errors import DlkitError, ExitCode, bad_data
 from dlkit.core.io import replacing, sync_file
-from dlkit.core.reading import Reading
+from dlkit.core.reading import MULTI_LABEL, Reading
 from dlkit.core.result import Column, Result, Row
 from dlkit.data.ensemble import Ensemble
 from dlkit.data.images import Files
 from dlkit.data.infer import Inference
 from dlkit.data.known import sized
+from dlkit.data.scores import THRESHOLD
 from dlkit.data.source import bare_name
 from dlkit.data.stream import tables
 from dlkit.data.table import Table
@@ -40,8 +41,14 @@ class Tally:
     low: float = float("inf")
     high: float = float("-inf")
 
-    def add(self, predictions: pl.Series) -> None:
+    def add(self, appended: pl.DataFrame, labels: Sequence[tuple[str, tuple[str, str]]] = ()) -> None:
+        """`labels`: name and words of each, where the first columns say that a row has it; its rows are counted."""
+        predictions = appended.to_series()
         self.rows += len(predictions)
+        for i, (name, words) in enumerate(labels):
+            self.classes[name] += int((appended.to_series(i).cast(pl.String) == words[1]).sum())
+        if labels:
+            return
         if not predictions.dtype.is_float():
             self.classes.update(map(str, predictions.to_list()))
             return
@@ -121,15 +128,26 @@ def _given(table: Table) -> pl.DataFrame:
 
 
 def _appended(whole: Ensemble, found: np.ndarray, prefix: str) -> pl.DataFrame:
+    if whole.task == MULTI_LABEL:
+        has = (found > THRESHOLD).astype(int)
+        words = [_numbers(pl.Series(f"{prefix}prediction_{name}", pair)) for name, pair in whole.labels]
+        said = [pair.gather(has[:, i]) for i, pair in enumerate(words)]
+        return pl.DataFrame([*said, *_shares(whole, found, prefix)])
     name = prefix + ("cluster" if whole.is_clustering else "prediction")
     if found.ndim == 1:
         return pl.DataFrame([pl.Series(name, found)])
-    classes = pl.Series(name, list(whole.schema.classes), dtype=pl.String)
-    shares = [pl.Series(f"{prefix}p_{c}", found[:, i]) for i, c in enumerate(classes)]
+    classes = _numbers(pl.Series(name, list(whole.schema.classes), dtype=pl.String))
+    return pl.DataFrame([classes.gather(found.argmax(1)), *_shares(whole, found, prefix)])
+
+
+def _shares(whole: Ensemble, found: np.ndarray, prefix: str) -> list[pl.Series]:
+    return [pl.Series(f"{prefix}p_{c}", found[:, i]) for i, c in enumerate(whole.schema.classes)]
+
+
+def _numbers(classes: pl.Series) -> pl.Series:
+    """Classes that are integers as such."""
     numbers = classes.cast(pl.Int64, strict=False)
-    if numbers.cast(pl.String).equals(classes):  # 0 and 1, but not 00501
-        classes = numbers
-    return pl.DataFrame([classes.gather(found.argmax(1)), *shares])
+    return numbers if numbers.cast(pl.String).equals(classes) else classes  # 0 and 1, but not 00501
 
 
 def _numeric(whole: Ensemble, table: Table, reading: Reading) -> dict[str, pl.Series]:
@@ -156,7 +174,7 @@ def printed(whole: Ensemble, source: str, reading: Reading, prefix: str) -> Resu
 
     def rows() -> Iterator[Row]:
         for piece in chain([first], all_pieces):
-            tally.add(piece.appended.to_series())
+            tally.add(piece.appended, whole.labels)
             yield from piece.frame(as_read=False).iter_rows(named=True)
         summary.update(rows=tally.rows, out=None)
 
@@ -188,7 +206,7 @@ def written(whole: Ensemble, source: str, reading: Reading, prefix: str, out: st
 
     def counted() -> Iterator[Piece]:
         for piece in chain([first], all_pieces):
-            tally.add(piece.appended.to_series())
+            tally.add(piece.appended, whole.labels)
             yield piece
 
     try:
@@ -212,15 +230,16 @@ def _cannot(out: str, failure: OSError, code: ExitCode) -> DlkitError:
 def _told(whole: Ensemble, tally: Tally, out: str) -> Result:
     summary: dict[str, Any] = {"rows": tally.rows, "out": out}
     facts = [Column("rows", "int"), Column("out")]
-    if whole.task != "classification":
+    if whole.task == "regression":
         numbers = {"mean": tally.total / tally.rows, "low": tally.low, "high": tally.high}
         columns = [Column("rows", "int"), *(Column(name, "float") for name in numbers)]
         return Result(columns, [{"rows": tally.rows, **numbers}], summary, "rows", facts)
+    what = "label" if whole.task == MULTI_LABEL else "prediction"
     rows: list[Row] = [
-        {"prediction": name, "rows": tally.classes[name], "share": tally.classes[name] / tally.rows}
+        {what: name, "rows": tally.classes[name], "share": tally.classes[name] / tally.rows}
         for name in whole.schema.classes
     ]
-    columns = [Column("prediction"), Column("rows", "int"), Column("share", "share")]
+    columns = [Column(what), Column("rows", "int"), Column("share", "share")]
     return Result(columns, rows, summary, "rows", facts)
 
 

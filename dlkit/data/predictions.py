@@ -1,5 +1,6 @@
 """A file of predictions from anywhere, scored: classes, values, rankings, log-probabilities."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,10 +11,10 @@ from dlkit.core.reading import Reading, check_column
 from dlkit.core.result import Column, Result, Row
 from dlkit.data import metrics, scores
 from dlkit.data.infer import Inference
-from dlkit.data.known import ABSENT, class_indices
+from dlkit.data.labels import label_matrix, pair_of
 from dlkit.data.load import read_table
 from dlkit.data.table import Table
-from dlkit.data.target import encode_classes, infer_task
+from dlkit.data.target import ABSENT, UNKNOWN, class_indices, encode_classes, infer_task
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class Named:
     proba     the prefix of the columns of class probabilities (`p_` + class), or the column of the second class alone
     query     rows of one value are one query's documents: a ranking
     log_prob  natural logarithms of the probabilities of what came: perplexity
+    truths    two columns or more, then without `truth`: labels. `pred` and `proba` are prefixes (prediction_, p_) then
     """
 
     truth: str | None = None
@@ -34,11 +36,26 @@ class Named:
     log_prob: str | None = None
     gain: str = "linear"
     at: int | None = None
+    truths: tuple[str, ...] = ()
+
+    def check(self) -> None:
+        """Several truths are labels, which are no ranking and no values; DlkitError where something else is said."""
+        twice = next((name for i, name in enumerate(self.truths) if name in self.truths[:i]), None)
+        if twice is not None:
+            raise DlkitError(f"--truth {twice} is given twice")
+        for option, value in (("query", self.query), ("log-prob", self.log_prob)):
+            if self.truths and value is not None:
+                raise DlkitError(f"--{option} takes one --truth at most; got {len(self.truths)}")
 
 
 def scored(source: str, named: Named, reading: Reading) -> Result:
     """The metrics of a file of predictions. A column that is not there: exit code 2; a bad cell: 65."""
+    named.check()
+    if named.truths and reading.task == "regression":
+        raise DlkitError(f"--task regression takes one --truth; got {len(named.truths)}")
     file = _File(read_table(source, replace(reading, task=None), labelled=False), reading)
+    if named.truths:
+        return _of_labels(file, named)
     if named.log_prob is not None:
         return _of_log_probabilities(file, named.log_prob)
     if named.truth is None:
@@ -100,9 +117,23 @@ class _File:
 
     def classes(self, option: str, name: str, classes: tuple[str, ...], kept: np.ndarray) -> np.ndarray:
         """The kept rows of a column as indices into `classes`."""
-        found = class_indices(self.typed(option, name, "categorical"), classes)
+        values = self.typed(option, name, "categorical")
+        found = class_indices(values, classes)
         self._there(found == ABSENT, name, kept)
+        if (wrong := (found == UNKNOWN) & kept).any():
+            row = int(wrong.argmax())
+            said = " or ".join(map(repr, classes))
+            raise self.table.place.bad_cell(row, name, values[row], f"is not {said}")
         return np.asarray(found[kept])
+
+    def shares(self, name: str, kept: np.ndarray) -> np.ndarray:
+        """The kept rows of a column of probabilities, float64."""
+        values = self.numbers("proba", name, kept)
+        wrong = (values < 0) | (values > 1)
+        if wrong.any():
+            row = int(np.flatnonzero(kept)[wrong.argmax()])
+            raise self.table.place.bad_cell(row, name, values[wrong.argmax()], "is no probability: those are 0 to 1")
+        return values
 
     def probabilities(self, names: list[str], kept: np.ndarray) -> np.ndarray:
         """N×K that sum to 1, from one column a class or from that of the second of two alone."""
@@ -167,6 +198,40 @@ def _proba(
     if named.proba is not None:
         absent = min(set(classes) - set(prefixed))
         raise DlkitError(f"--proba {named.proba}: there is no column {named.proba + absent!r}")
+    return None
+
+
+def _of_labels(file: _File, named: Named) -> Result:
+    """Several labels, by the names that `predict` gives its columns: prediction_LABEL and p_LABEL."""
+    place = file.table.place
+    truths = [file.typed("truth", name, _text_like(file, "truth", name)) for name in named.truths]
+    pairs = [pair_of(place.source, cells) for cells in truths]
+    truth, kept = label_matrix(place, truths, pairs)
+    proba = None
+    if (columns := _of_each(file, "proba", named.proba, "p_", named.truths)) is not None:
+        proba = np.column_stack([file.shares(name, kept) for name in columns])
+    if (columns := _of_each(file, "pred", named.pred, "prediction_", named.truths)) is not None:
+        each = zip(columns, pairs, strict=True)
+        predicted = np.column_stack([file.classes("pred", name, pair, kept) for name, pair in each]) == 1
+    elif proba is not None:
+        predicted = proba > scores.THRESHOLD
+    else:
+        absent = f"prediction_{named.truths[0]}"
+        raise DlkitError(f"--pred or --proba is needed: {place.source} has no columns {absent!r} and so on")
+    result = scores.labelled(truth, predicted, proba, named.truths)
+    if not kept.all():
+        result.notes.insert(0, f"left out {int((~kept).sum())} rows without labels")
+    return result
+
+
+def _of_each(file: _File, option: str, prefix: str | None, usual: str, labels: Sequence[str]) -> list[str] | None:
+    """The column of each label; None where the file has not all of them and no `prefix` was said."""
+    columns = [f"{usual if prefix is None else prefix}{label}" for label in labels]
+    absent = next((name for name in columns if name not in file.names), None)
+    if absent is None:
+        return columns
+    if prefix is not None:
+        check_column(file.table.place.source, option, absent, file.names)
     return None
 
 

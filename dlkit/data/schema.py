@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from dlkit.core.errors import bad_data
-from dlkit.core.reading import TASKS
+from dlkit.core.reading import MULTI_LABEL, TASKS
 from dlkit.data import strict
 from dlkit.data.dataset import Dataset, Rows
 from dlkit.data.encode import Encoder, Scale, encoder_from_json, encoder_to_json, fit_encoder, match_type
@@ -39,10 +39,19 @@ class _Plain:
 
 @dataclass(frozen=True)
 class Schema(_Plain):
-    """Columns, categories, classes and scales. `encoders` make a table's features, in order; images have `pixels`."""
+    """Columns, categories, classes and scales. `encoders` make a table's features, in order; images have `pixels`.
+
+    values  of several targets, whose names `classes` then are, the words of rows without and of rows with each
+    """
 
     encoders: tuple[Encoder, ...] = ()
     pixels: Pixels | None = None
+    values: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def about(self) -> str:
+        """What is predicted, for a message."""
+        return f"{', '.join(map(repr, self.classes))}" if self.values else repr(self.target)
 
     @property
     def pixel_mean(self) -> tuple[float, ...] | None:
@@ -95,13 +104,15 @@ class Schema(_Plain):
         return arrays if rows is None else arrays[rows]
 
     def targets(self, dataset: Dataset, rows: np.ndarray | None = None) -> np.ndarray:
-        """N int64 indices into `classes`, or N float32 standardised values."""
+        """N int64 indices into `classes`, N float32 standardised values, or of several targets N×K float32 0 and 1."""
         if dataset.task != self.task:
             raise bad_data(f"{dataset.source}: the target makes a {dataset.task}, where {self.task} was trained")
         labels = dataset.labels if rows is None else dataset.labels[rows]
         if self.task == "regression":
             assert self.target_mean is not None and self.target_std is not None
             return ((labels - self.target_mean) / self.target_std).astype(np.float32)
+        if self.task == MULTI_LABEL:
+            return labels.astype(np.float32)
         index = {name: i for i, name in enumerate(self.classes)}
         unknown = [name for name in dataset.classes if name not in index]
         if unknown:
@@ -121,21 +132,24 @@ class Schema(_Plain):
             **{field.name: _plain(getattr(self, field.name)) for field in fields(_Plain)},
             "columns": [encoder_to_json(encoder) for encoder in self.encoders],
             "pixels": self.pixels and {name: _plain(value) for name, value in asdict(self.pixels).items()},
+            **({"values": [list(pair) for pair in self.values]} if self.values else {}),
         }
 
     @classmethod
     def from_json(cls, data: object) -> "Schema":
         """A schema out of what `to_json` made; anything else is bad data."""
         where = "schema"
-        names = {field.name for field in fields(_Plain)}
-        values = dict(strict.members(data, where, names | {"format", "columns", "pixels"}))
+        names = {field.name for field in fields(_Plain)} | {"format", "columns", "pixels"}
+        several = isinstance(data, dict) and data.get("task") == MULTI_LABEL
+        values = dict(strict.members(data, where, names | ({"values"} if several else set())))
+        words = strict.value(tuple[tuple[str, ...], ...], values.pop("values", []), f"{where}: values")
         strict.check(values.pop("format") == FORMAT, where, f"not of format {FORMAT}: written by another version?")
         columns, pixels = values.pop("columns"), values.pop("pixels")
         strict.check(isinstance(columns, list), where, "columns is not a list")
         encoders = tuple(encoder_from_json(column, f"{where}: column {i}") for i, column in enumerate(columns, 1))
         plain = strict.read(_Plain, values, where)
         images = None if pixels is None else strict.read(Pixels, pixels, f"{where}: pixels")
-        schema = cls(**vars(plain), encoders=encoders, pixels=images)
+        schema = cls(**vars(plain), encoders=encoders, pixels=images, values=words)
         schema._check()
         return schema
 
@@ -149,6 +163,10 @@ class Schema(_Plain):
         strict.check((self.target_std or 1) > 0, where, "target_std is not positive")
         unique = len(set(self.classes)) == len(self.classes)
         strict.check(unique and is_regression == (len(self.classes) < 2), where, "classes do not fit the task")
+        if self.task == MULTI_LABEL:
+            pairs = all(len(set(pair)) == len(pair) == 2 for pair in self.values)
+            paired = pairs and len(self.values) == len(self.classes) and self.target is None
+            strict.check(paired, where, "values do not fit the labels")
         strict.check(len(self.slices) == len(self.encoders), where, "a column is there twice")
         if pixels is None:
             fits = shape == (len(self.features),) and len(self.encoders) > 0
@@ -172,14 +190,16 @@ def fit_schema(dataset: Dataset, rows: np.ndarray, texts: bool = False) -> Schem
         mean, std = (scale.mean, scale.std) if scale else (float(dataset.labels[rows][0]), 1.0)
     common = (dataset.task, dataset.target, dataset.classes, mean, std)
     if dataset.arrays is not None:
-        return Schema(*common, dataset.arrays.shape[1:], pixels=_fit_pixels(dataset.arrays, rows))
+        pixels = _fit_pixels(dataset.arrays, rows)
+        return Schema(*common, dataset.arrays.shape[1:], pixels=pixels, values=dataset.values)
     assert dataset.frame is not None
     train = dataset.frame[rows]
     fitted = (fit_encoder(column, train[column.name], texts) for column in dataset.columns)
     encoders = tuple(encoder for encoder in fitted if encoder)
     if not encoders:
         raise bad_data(f"{dataset.source}: every column has one value on the training side: nothing to learn from")
-    return Schema(*common, (sum(len(encoder.features) for encoder in encoders),), encoders)
+    width = sum(len(encoder.features) for encoder in encoders)
+    return Schema(*common, (width,), encoders, values=dataset.values)
 
 
 def _fit_pixels(arrays: np.ndarray, rows: np.ndarray) -> Pixels:

@@ -14,6 +14,9 @@ MOST_WORK, FEWEST = 20_000_000, 100
 MOST_COLUMNS = 20
 """Classes of which the confusion table still fits beside the classes' scores."""
 
+THRESHOLD = 0.5
+"""A row is said to have a label whose probability is above this."""
+
 Values = dict[str, float]
 Counted = Callable[[np.ndarray], Values]
 """Metrics as a function of how often each of the N rows is there."""
@@ -103,6 +106,84 @@ def _doubts(each: metrics.PerClass, classes: Sequence[str]) -> list[str]:
 
 def _few(names: list[str]) -> str:
     return ", ".join(map(repr, names[:5])) + (", …" if len(names) > 5 else "")
+
+
+def labelled(truth: np.ndarray, predicted: np.ndarray, proba: np.ndarray | None, names: Sequence[str]) -> Result:
+    """`truth` and `predicted` N×K bool, `proba` N×K or None: each label alone, and all of them together.
+
+    Macro is the plain mean over all labels; micro counts the cells of all as of one. 0/0 is 0 in both.
+    """
+    ones = np.ones(len(truth))
+    counted = [_cells(truth, predicted), *([_label_probabilities(truth, proba)] if proba is not None else [])]
+    each = metrics.per_label(truth, predicted)
+    summary: dict[str, Any] = {name: value for metric in counted for name, value in metric(ones).items()}
+    summary |= dict(zip(("precision_micro", "recall_micro"), metrics.micro(each)[:2], strict=True))
+    summary |= {f"{name}_macro": float(getattr(each, name).mean()) for name in ("precision", "recall")}
+    shown = {name: getattr(each, name) for name in ("precision", "recall", "f1")}
+    if proba is not None:
+        shown |= {name: [score(t, p) for t, p in zip(truth.T, proba.T, strict=True)] for name, score in _AREAS.items()}
+        summary["average_precision_macro"] = float(np.mean(shown["average_precision"]))
+        summary["calibration_error"] = metrics.label_calibration_error(truth, proba)
+    rows: list[Row] = [
+        {"label": name, "rows": int(each.support[i]), "predicted": int(each.predicted[i])}
+        | {score: float(values[i]) for score, values in shown.items()}
+        for i, name in enumerate(names)
+    ]
+    summary |= _intervals(counted, len(truth), truth.size)
+    summary |= {"rows": len(truth), "labels": list(names)}
+    headline = "f1_micro" if proba is None else "log_loss"
+    columns = [Column("label"), *(Column(name, "int") for name in ("rows", "predicted"))]
+    columns += [Column(name, "float") for name in shown]
+    facts = [Column(name, kind) for name, kind in _LABEL_FACTS.items() if name in summary]
+    return Result(columns, rows, summary, headline, facts, notes=_label_doubts(truth, predicted, names))
+
+
+_AREAS = {"auc": metrics.auc, "average_precision": metrics.average_precision}
+_LABEL_FACTS: dict[str, Any] = {
+    "subset_accuracy": "share", "hamming_loss": "float", "f1_micro": "float", "f1_macro": "float", "auc_macro": "float",
+    "average_precision_macro": "float", "log_loss": "float", "brier": "float", "calibration_error": "float",
+    "rows": "int",
+}  # fmt: skip
+
+
+def _cells(truth: np.ndarray, predicted: np.ndarray) -> Counted:
+    wrong = truth != predicted
+    whole, cells = ~wrong.any(1), wrong.mean(1)
+
+    def value(counts: np.ndarray) -> Values:
+        each, total = metrics.per_label(truth, predicted, counts), counts.sum()
+        return {
+            "subset_accuracy": float(counts @ whole / total),
+            "hamming_loss": float(counts @ cells / total),
+            "f1_micro": metrics.micro(each)[2],
+            "f1_macro": float(each.f1.mean()),
+        }
+
+    return value
+
+
+def _label_probabilities(truth: np.ndarray, proba: np.ndarray) -> Counted:
+    losses, errors = metrics.label_log_losses(truth, proba).mean(1), ((proba - truth) ** 2).mean(1)
+    areas = [metrics.auc_of_counts(t, p) for t, p in zip(truth.T, proba.T, strict=True)]
+
+    def value(counts: np.ndarray) -> Values:
+        total = counts.sum()
+        auc = float(np.mean([area(counts) for area in areas]))
+        return {"auc_macro": auc, "log_loss": float(counts @ losses / total), "brier": float(counts @ errors / total)}
+
+    return value
+
+
+def _label_doubts(truth: np.ndarray, predicted: np.ndarray, names: Sequence[str]) -> list[str]:
+    """Where 0/0 was called 0, and where a label that all rows have, or none, leaves a metric without a value."""
+    notes = []
+    constant = [name for name, shares in zip(names, truth.T, strict=True) if shares.all() or not shares.any()]
+    if constant:
+        notes.append(f"all rows or none are {_few(constant)}: no AUC there, and so no mean of them")
+    never = [name for name, t, p in zip(names, truth.T, predicted.T, strict=True) if t.any() and not p.any()]
+    if never:
+        notes.append(f"no row is predicted as {_few(never)}: precision is 0/0 there and called 0")
+    return notes
 
 
 def regressed(truth: np.ndarray, predicted: np.ndarray) -> Result:

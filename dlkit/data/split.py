@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 
 from dlkit.core.errors import DlkitError, bad_data
+from dlkit.core.reading import MULTI_LABEL
 from dlkit.core.splitting import Splitting
 from dlkit.data.dataset import Dataset, Rows
 from dlkit.data.groups import balanced, nearest_sum
@@ -113,7 +114,7 @@ class _Dealer:
             raise DlkitError(
                 f"--{next(iter(splitting.columns))} is for tables with named columns; {rows.source} has none"
             )
-        splitting.check_columns(rows.source, names, rows.target if isinstance(rows, Dataset) else None)
+        splitting.check_columns(rows.source, names, rows.targets if isinstance(rows, Dataset) else ())
         asked = [option for option in ("group", "time", "stratify", "hash", "split") if option in splitting.columns]
         self.method = " + ".join(asked) or "random"
 
@@ -171,6 +172,8 @@ class _Dealer:
         """N int64 codes from 0 of what is to be held in proportion; None where nothing is."""
         name = self.splitting.stratify
         if name is None:
+            if isinstance(self.rows, Dataset) and self.rows.task == MULTI_LABEL:
+                self.notes.append("rows are held out at random: of several labels no shares are kept")
             classes = isinstance(self.rows, Dataset) and self.rows.task == "classification"
             return self.rows.labels if classes and isinstance(self.rows, Dataset) else None
         values = self._column(name)

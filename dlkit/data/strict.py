@@ -14,7 +14,7 @@ def read(cls: type[T], data: object, where: str) -> T:
     """A `cls` from a JSON object with exactly its fields, each of its annotated type. Anything else: bad data."""
     kinds = {field.name: field.type for field in fields(cls)}  # type: ignore[arg-type]
     values = members(data, where, set(kinds))
-    return cls(**{name: _value(kind, values[name], f"{where}: {name}") for name, kind in kinds.items()})
+    return cls(**{name: value(kind, values[name], f"{where}: {name}") for name, kind in kinds.items()})
 
 
 def members(data: object, where: str, names: set[str]) -> dict[str, Any]:
@@ -27,13 +27,14 @@ def members(data: object, where: str, names: set[str]) -> dict[str, Any]:
     return data
 
 
-def _value(kind: Any, data: object, where: str) -> Any:
+def value(kind: Any, data: object, where: str) -> Any:
+    """`data` as a value of an annotated type; anything else is bad data."""
     if isinstance(kind, UnionType):
-        return None if data is None else _value(get_args(kind)[0], data, where)
+        return None if data is None else value(get_args(kind)[0], data, where)
     if get_origin(kind) is tuple:
         if not isinstance(data, list):
             raise bad_data(f"{where} is not a list")
-        return tuple(_value(get_args(kind)[0], item, where) for item in data)
+        return tuple(value(get_args(kind)[0], item, where) for item in data)
     if kind is float:
         return _number(data, where)
     if type(data) is not kind:

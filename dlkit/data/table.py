@@ -14,6 +14,7 @@ class Table:
 
     arrays       N×C×H×W, uint8 or float32, of a set of images; `frame` then holds their labels, if there are any
     fixed_split  N bool, True for validation, where the source says so
+    labels       the columns of `frame` that are one array of zeros and ones, a row's several targets
     """
 
     name: str
@@ -24,6 +25,7 @@ class Table:
     arrays: np.ndarray | None = None
     fixed_split: np.ndarray | None = None
     notes: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
 
     @property
     def rows(self) -> int:

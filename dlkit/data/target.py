@@ -7,7 +7,7 @@ import polars as pl
 
 from dlkit.core.errors import bad_data
 from dlkit.data.dataset import Place
-from dlkit.data.infer import WORDS, Inference, as_text, is_whole, parse_numbers
+from dlkit.data.infer import MISSING_WORDS, WORDS, Inference, as_text, is_whole, parse_numbers
 
 # Integers are classes if there are no more than this many, and each has this many rows on average.
 MOST_CLASSES, ROWS_PER_CLASS = 20, 20
@@ -15,19 +15,23 @@ MOST_CLASSES, ROWS_PER_CLASS = 20, 20
 
 @dataclass(frozen=True, eq=False)
 class Target:
-    """Labels of the kept rows: K int64 class indices, or K float64 values. `kept` is N bool."""
+    """Labels of the kept rows: K int64 class indices, or K float64 values. `kept` is N bool.
+
+    Of several targets `classes` are their names, `labels` is K×targets bool, and `values` are the two words of each.
+    """
 
     task: str
     classes: tuple[str, ...]
     labels: np.ndarray
     kept: np.ndarray
     notes: tuple[str, ...]
+    values: tuple[tuple[str, str], ...] = ()
 
 
 def read_target(cells: pl.Series, inference: Inference, task: str | None, force: str | None = None) -> Target:
     """Type the target, infer the task unless given, and encode the labels. All missing or all the same: bad data."""
     place = inference.place
-    values = _typed(cells, inference, task, force)
+    values = typed(cells, inference, task, force)
     kept = values.is_not_null().to_numpy()
     values = values.drop_nulls()
     if not len(values):
@@ -49,7 +53,7 @@ def read_target(cells: pl.Series, inference: Inference, task: str | None, force:
     return Target(task, classes, labels, kept, tuple(notes))
 
 
-def _typed(cells: pl.Series, inference: Inference, task: str | None, force: str | None) -> pl.Series:
+def typed(cells: pl.Series, inference: Inference, task: str | None, force: str | None) -> pl.Series:
     """The target as Float64 or String."""
     values = inference.column(cells, force, lenient=task == "classification")
     if values is not None and values.dtype == pl.Datetime and task == "classification":
@@ -85,6 +89,25 @@ def encode_classes(values: pl.Series) -> tuple[tuple[str, ...], np.ndarray]:
         names.sort()
     codes = text.cast(pl.Enum(names)).to_physical().to_numpy()
     return tuple(names), codes.astype(np.int64)
+
+
+ABSENT, UNKNOWN = -1, -2
+
+
+def class_indices(values: pl.Series, classes: tuple[str, ...]) -> np.ndarray:
+    """N int64 indices of cells into `classes`: ABSENT where a cell is missing, UNKNOWN where it is none of them.
+
+    What is no class as it stands may be a number that is one otherwise written: 1.0 for 1.
+    """
+    text = as_text(values)
+    index = {name: i for i, name in enumerate(classes)}
+    distinct = text.drop_nulls().unique()
+    strange = distinct.filter(~distinct.is_in(list(classes)))
+    numbers, _ = parse_numbers(strange)
+    for word, number in zip(strange, numbers, strict=True):
+        name = str(int(number)) if number is not None and float(number).is_integer() else word
+        index[word] = index.get(name, ABSENT if word in MISSING_WORDS else UNKNOWN)
+    return text.replace_strict(index, default=ABSENT, return_dtype=pl.Int64).to_numpy()
 
 
 def _check_classes(source: str, name: str, classes: tuple[str, ...], labels: np.ndarray) -> None:

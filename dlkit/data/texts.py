@@ -14,6 +14,7 @@ from dlkit.data.vocabulary import Vocabulary, fit_vocabulary, vocabulary_from_js
 FORMAT = 1
 _TABLE_ONLY = (
     "target",
+    "targets",
     "task",
     "na",
     "numeric",

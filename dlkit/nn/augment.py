@@ -65,7 +65,7 @@ class Augmenter:
     """Changes the images of a training batch before they are normalised.
 
     inputs   N×C×H×W, the training side, on whatever device; partners of mixed rows are taken from it
-    targets  N int64 classes, mixed as B×classes probabilities; or N float32
+    targets  N int64 classes, mixed as B×classes probabilities; N float32, or N×labels
     """
 
     def __init__(self, how: Augment, inputs: Tensor, targets: Tensor, classes: int, seed: int) -> None:
@@ -120,8 +120,7 @@ class Augmenter:
     def _targets(self, y: Tensor, other: Tensor, share: Tensor) -> Tensor:
         if not y.is_floating_point():
             y, other = (F.one_hot(t, self.classes).float() for t in (y, other))
-            share = share[:, None]
-        return torch.lerp(other, y, share)
+        return torch.lerp(other, y, share.view(-1, *(1,) * (y.dim() - 1)))
 
 
 def _quantiles(alpha: float) -> Tensor:

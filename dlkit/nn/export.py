@@ -170,6 +170,7 @@ def _result(schema: Schema, path: Path, size: int, difference: float) -> Result:
     dtype = schema.pixels.dtype if schema.pixels else "float32"
     inputs = "pixels as they are read" if schema.pixels else "features, encoded as schema.json says"
     outputs = "probabilities" if schema.classes else f"{schema.target}, in its own units"
+    outputs = "the probability of each label" if schema.values else outputs
     shape = f"{ROWS}×{len(schema.classes)}" if schema.classes else ROWS
     rows = [
         {"tensor": INPUT, "shape": f"{ROWS}×{width}", "type": dtype, "holds": inputs, "names": list(schema.features)},

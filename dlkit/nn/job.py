@@ -7,15 +7,17 @@ import numpy as np
 import torch
 from torch import nn
 
-from dlkit.core import network, spec
+from dlkit.core import console, network, spec
 from dlkit.core.augment import Augment, parse_augment
 from dlkit.core.errors import DlkitError
 from dlkit.core.graph import Graph, walk
 from dlkit.core.job import JobOptions
 from dlkit.core.layers import Shape, show
+from dlkit.core.reading import MULTI_LABEL
 from dlkit.core.recipe import Recipe
 from dlkit.data import Dataset, Schema, fit_schema, hold_out, is_text, load
 from dlkit.data.announce import announce
+from dlkit.data.labels import one_sided
 from dlkit.data.split import Split
 from dlkit.data.texts import WRITING
 from dlkit.nn import device as devices
@@ -68,7 +70,8 @@ class Job:
 
     def describe(self) -> str:
         """One line on what is about to be trained on what."""
-        kind = f"{len(self.schema.classes)} classes" if self.schema.classes else f"regression of {self.dataset.target}"
+        what = "labels" if self.schema.task == MULTI_LABEL else "classes"
+        kind = f"{len(self.schema.classes)} {what}" if self.schema.classes else f"regression of {self.dataset.target}"
         rows = "rows"
         if self.schema.task == WRITING:
             kind, rows = f"{self.objective.outputs} tokens", f"windows of {self.schema.input_shape[0]} tokens"
@@ -93,9 +96,11 @@ def prepare(options: JobOptions, recipe: Recipe, ranks: Ranks = ALONE, shard: bo
     options.refuse_for_text()
     device = devices.pick(options.device)
     precision.check(recipe.precision, device)
-    dataset = load(options.data, options.splitting.reading(options.reading))
+    dataset = load(options.data, options.splitting.reading(options.reading), several=True)
     split = hold_out(dataset, options.splitting, options.valid, options.seed)
     announce(dataset, split.notes)
+    for text in one_sided(dataset, split.train):
+        console.warn(text)
     schema = fit_schema(dataset, split.train)
     words = options.network or (network_of(options.init_from).split() if options.init_from else ())
     name, graph = _network(tuple(words), schema, dataset)
@@ -133,13 +138,9 @@ def _augment(recipe: Recipe, schema: Schema) -> Augment | None:
     return how
 
 
-def _outputs(schema: Schema) -> int:
-    return len(schema.classes) if schema.task == "classification" else 1
-
-
 def _network(words: tuple[str, ...], schema: Schema, dataset: Dataset) -> tuple[str, Graph]:
     """(short name, graph) of the user's network or the default one."""
-    outputs = _outputs(schema)
+    outputs = len(schema.classes) or 1
     if not words:
         name, text = default_network(schema, outputs)
         return name, spec.parse(text).graph
@@ -161,7 +162,8 @@ def _check_fit(net: spec.Network, shape: Shape, outputs: int, dataset: Dataset) 
         )
     output = walk(net.graph, shape)[-1].output
     if output != (outputs,):
-        needs = f"{outputs} classes" if dataset.task == "classification" else "one target to predict"
+        what = "labels" if dataset.task == MULTI_LABEL else "classes"
+        needs = f"{outputs} {what}" if dataset.classes else "one target to predict"
         end = "end" if len(output) == 1 else "put 'flatten' or 'gap' before the end, and end"
         raise DlkitError(
             f"the network's output is {show(output)}, but {dataset.name} has {needs}",

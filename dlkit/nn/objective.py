@@ -8,8 +8,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dlkit.core.errors import DlkitError, nearest
+from dlkit.core.reading import MULTI_LABEL, WRITING
 from dlkit.core.recipe import LOSSES, Recipe
-from dlkit.data.texts import WRITING
 from dlkit.nn.loader import Batches
 from dlkit.nn.watch import Stopped, Watch
 
@@ -19,11 +19,14 @@ class Objective:
     """The loss to minimise and the metric to report.
 
     classification  cross-entropy in nats, focal, or one binary cross-entropy a class; accuracy in [0, 1].
+    multi-label     binary cross-entropy in nats, or its focal form, mean over rows and labels; log loss: that mean of
+                    the plain binary cross-entropy.
     regression      an error of the standardised target; RMSE in the target's own units (`unit` = its std).
     language-model  cross-entropy of the next token in nats; perplexity, its exponential.
 
-    smoothing   label smoothing of the cross-entropy
-    weights     one for each class: the loss is Σ w·loss / Σ w, as torch's cross-entropy has it
+    smoothing   label smoothing of the cross-entropy; of labels 0 and 1 become ε/2 and 1 − ε/2
+    weights     one for each class: the loss is Σ w·loss / Σ w, as torch's cross-entropy has it; of several labels what
+                the rows that have each count, the others counting 1: torch's pos_weight
     gamma       focal: (1 − p)^γ of Lin et al. 2017
     delta       Huber's δ, smooth L1's β, in standard deviations of the target
     """
@@ -39,7 +42,7 @@ class Objective:
 
     @property
     def metric(self) -> str:
-        return {"classification": "accuracy", WRITING: "perplexity"}.get(self.task, "rmse")
+        return {"classification": "accuracy", MULTI_LABEL: "log_loss", WRITING: "perplexity"}.get(self.task, "rmse")
 
     def better(self, new: float, old: float | None) -> bool:
         """Whether `new` is a better metric than `old`; NaN never is, and anything is better than NaN."""
@@ -54,14 +57,14 @@ class Objective:
         return replace(self, smoothing=0.0, weights=None)
 
     def loss(self, output: Tensor, target: Tensor) -> Tensor:
-        """Mean over the batch. `output` B×classes or B×1, `target` B, or mixed: B×classes."""
+        """Mean over the batch. `output` B×classes or B×1, `target` B; B×classes if mixed, or of several labels."""
         return self.total(output, target) / self.weight(target)
 
     def weight(self, target: Tensor) -> Tensor | int:
         """What a sum over these rows is divided by: their number (of tokens), or the sum of their classes' weights."""
         if self.task == WRITING:
             return target.numel()
-        return len(target) if self.weights is None else self.weights[target].sum()
+        return len(target) if self.weights is None or self.task == MULTI_LABEL else self.weights[target].sum()
 
     def total(self, output: Tensor, target: Tensor) -> Tensor:
         """Sum over the batch; over micro-batches these add up to that of the whole one."""
@@ -70,6 +73,8 @@ class Objective:
             return F.cross_entropy(output, target, reduction="sum", label_smoothing=self.smoothing)
         if self.task == "classification":
             return self._of_classes(output, target)
+        if self.task == MULTI_LABEL:
+            return self._of_labels(output, target)
         return _ERRORS[self.name or "mse"](output.squeeze(1), target, self.delta)
 
     def _of_classes(self, output: Tensor, target: Tensor) -> Tensor:
@@ -83,11 +88,23 @@ class Objective:
             return (rows if weights is None else weights * rows).sum()
         return F.cross_entropy(output, target, weight=self.weights, reduction="sum", label_smoothing=self.smoothing)
 
+    def _of_labels(self, output: Tensor, target: Tensor) -> Tensor:
+        """Σ over rows of the mean over labels. Focal: (1 − p)^γ, p what is given to the truth (Lin et al. 2017)."""
+        if self.smoothing:
+            target = target * (1 - self.smoothing) + self.smoothing / 2
+        loss = F.binary_cross_entropy_with_logits(output, target, reduction="none")
+        factor = (1 - torch.exp(-loss)) ** self.gamma if self.name == "focal" else None
+        if self.weights is not None:
+            loss = F.binary_cross_entropy_with_logits(output, target, reduction="none", pos_weight=self.weights)
+        return (loss if factor is None else factor * loss).mean(1).sum()
+
     def _of_rows(self, target: Tensor) -> Tensor | None:
         return None if self.weights is None else self.weights[target]
 
     def probabilities(self, output: Tensor) -> Tensor:
-        """B×classes that sum to 1: softmax, or what each class says for itself, normalised."""
+        """B×classes that sum to 1: softmax, or what each class says for itself, normalised. Of labels, each its own."""
+        if self.task == MULTI_LABEL:
+            return output.sigmoid()
         if self.name != "bce":
             return output.softmax(1)
         alone = output.sigmoid()
@@ -97,6 +114,8 @@ class Objective:
         """A sum over the batch from which the metric follows: correct rows, squared errors, or surprise in nats."""
         if self.task == WRITING:
             return self.plain().total(output, target)
+        if self.task == MULTI_LABEL:
+            return binary(output, target)
         if self.task == "classification":
             return (output.argmax(1) == target).sum()
         return (output.squeeze(1).float() - target).square().sum()
@@ -105,7 +124,7 @@ class Objective:
         """The metric from the summed statistic of `rows` rows (or tokens)."""
         if self.task == WRITING:
             return math.exp(min(total / rows, 700.0)) if total == total else total
-        return total / rows if self.task == "classification" else (total / rows) ** 0.5 * self.unit
+        return (total / rows) ** 0.5 * self.unit if self.task == "regression" else total / rows
 
 
 def binary(output: Tensor, truth: Tensor, weights: Tensor | None = None) -> Tensor:
@@ -126,15 +145,18 @@ def make_objective(
     task: str, classes: tuple[str, ...], unit: float, recipe: Recipe, targets: Tensor, device: torch.device
 ) -> Objective:
     """What `recipe` asks for; DlkitError where that does not fit the task. `targets`: the training side's."""
-    outputs = len(classes) if task == "classification" else 1
+    outputs = len(classes) or 1
     if recipe.loss is not None and recipe.loss not in LOSSES[task]:
         raise DlkitError(f"--loss {recipe.loss} is not for {task}", f"one of {', '.join(LOSSES[task])}")
     for name in ("label_smoothing", "class_weights"):
         if task == "regression" and getattr(recipe, name) is not None:
             raise DlkitError(f"--{name.replace('_', '-')} has no effect: the task is regression")
+    if task == "classification" and recipe.loss == "bce" and recipe.label_smoothing is not None:
+        raise DlkitError("--label-smoothing has no effect with --loss bce of classes", "it is for --loss cross-entropy")
     said = {"gamma": recipe.gamma, "delta": recipe.delta, "smoothing": recipe.label_smoothing}
     numbers = {name: value for name, value in said.items() if value is not None}
-    weights = class_weights(recipe.class_weights, classes, targets).to(device) if recipe.class_weights else None
+    balance = label_weights if task == MULTI_LABEL else class_weights
+    weights = balance(recipe.class_weights, classes, targets).to(device) if recipe.class_weights else None
     return Objective(task, outputs, unit, recipe.loss or "", weights=weights, **numbers)
 
 
@@ -144,13 +166,28 @@ def class_weights(text: str, classes: tuple[str, ...], targets: Tensor) -> Tenso
         counts = torch.bincount(targets, minlength=len(classes)).float()
         # A class without a training row has no weight that would mean anything; it is never met either.
         return torch.where(counts > 0, len(targets) / (len(classes) * counts.clamp(min=1)), 1.0)
+    return _named_weights(text, classes, "class")
+
+
+def label_weights(text: str, labels: tuple[str, ...], targets: Tensor) -> Tensor:
+    """`balanced`: of each label the rows without it over those with it, so that both count the same; or NAME=WEIGHT,…,
+    and 1 for the others. `targets` N×labels."""
+    if text == "balanced":
+        having = targets.sum(0)
+        rest = len(targets) - having
+        # Of a label that all training rows have, or none, there is nothing to balance.
+        return torch.where((having > 0) & (rest > 0), rest / having.clamp(min=1), 1.0)
+    return _named_weights(text, labels, "label")
+
+
+def _named_weights(text: str, classes: tuple[str, ...], what: str) -> Tensor:
     weights = torch.ones(len(classes))
     for part in text.split(","):
         name, sign, number = part.rpartition("=")
         if not sign:
             raise DlkitError(f"--class-weights {text}: neither balanced nor NAME=WEIGHT,…", f"classes: {classes[0]}, …")
         if name not in classes:
-            raise DlkitError(f"--class-weights: no class {name!r}", nearest(name, classes))
+            raise DlkitError(f"--class-weights: no {what} {name!r}", nearest(name, classes))
         weights[classes.index(name)] = _weight(part, number)
     return weights
 

@@ -58,11 +58,11 @@ class Network:
     def predict(self, rows: Rows) -> np.ndarray:
         """N×classes probabilities (the mean over views), or N values in the target's units: float64."""
         found = np.concatenate([(self.spread or self.outputs)(inputs) for inputs in self._inputs(rows)])
-        return found if self.task == "classification" else self.schema.unscale(found[:, 0])
+        return found if self.schema.classes else self.schema.unscale(found[:, 0])
 
     def outputs(self, inputs: np.ndarray) -> np.ndarray:
         """What the network says of encoded rows: N×classes probabilities, or N×1 standardised values."""
-        if self.task == "classification":
+        if self.schema.classes:
             return self._run(inputs, lambda x: self.objective.probabilities(self.model(x).double()))
         return self._run(inputs, lambda x: self.model(x).double())
 

@@ -10,6 +10,7 @@ import torch
 from dlkit.core import console
 from dlkit.core.errors import DlkitError, ExitCode
 from dlkit.core.io import missing
+from dlkit.core.reading import said_as
 from dlkit.core.run import RunDirectory
 from dlkit.nn.checkpoint import FOLDER, Saved, header, listed
 
@@ -115,8 +116,8 @@ def _said(name: str, old: Any, new: Any) -> str:
     if name == "network":
         was, now = _first_difference(str(old), str(new))
         return f"the network differs: it was {was}, it is {now}"
-    shown = name.rpartition(".")[2].replace("_", "-")
-    option = f"--{shown}" if name.startswith(("options.", "recipe.")) else shown
+    shown = name.rpartition(".")[2]
+    option = said_as(shown) if name.startswith(("options.", "recipe.")) else shown.replace("_", "-")
     return f"{option} was {_short(old)}, it is {_short(new)}"
 
 

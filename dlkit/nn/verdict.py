@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from dlkit.data.texts import WRITING
+from dlkit.core.reading import MULTI_LABEL, WRITING
 from dlkit.nn.loader import Batches
 from dlkit.nn.objective import Objective
 
@@ -27,7 +27,7 @@ def train_score(model: nn.Module, train: Batches, objective: Objective, rows: in
     seen, total = 0, 0.0
     for x, y in train.mixed():
         total += objective.statistic(model(x), y).item()
-        seen += y.numel()
+        seen += int(objective.plain().weight(y))
         if seen >= rows:
             break
     model.train(was_training)
@@ -73,15 +73,23 @@ def _constant(objective: Objective, targets: torch.Tensor) -> float:
     if objective.task == WRITING:
         shares = torch.bincount(targets.flatten()).double() / targets.numel()
         return max(torch.special.entr(shares).sum().item(), 1e-30)
+    if objective.task == MULTI_LABEL:  # the label's share among the rows, whatever the row
+        shares = targets.double().mean(0)
+        return max((torch.special.entr(shares) + torch.special.entr(1 - shares)).mean().item(), 1e-30)
     if objective.task == "classification":
         return max(1 - torch.bincount(targets).max().item() / len(targets), 1 / len(targets))
     return max(targets.double().std(correction=0).item() * objective.unit, 1e-30)
 
 
 def _doubt(objective: Objective, score: float, rows: int) -> float:
-    """The standard error of a validation error: binomial; of an RMSE as for normal residuals; nats likewise."""
+    """The standard error of a validation error: binomial; of an RMSE as for normal residuals; nats likewise.
+
+    The log loss of a row of several labels is taken to scatter as much as it is large, as if drawn exponentially.
+    """
     if objective.task == WRITING:
         return math.log(score) / math.sqrt(rows)
+    if objective.task == MULTI_LABEL:
+        return score / math.sqrt(rows)
     if objective.task == "classification":
         return math.sqrt(max(score * (1 - score), 1 / rows) / rows)
     return score / math.sqrt(2 * rows)

@@ -53,10 +53,11 @@ class StopAt(Watch):
 
 @pytest.fixture
 def make(tmp_path):
-    def job(kind: str, **said) -> Job:
+    def job(kind: str, labels: int = 0, **said) -> Job:
         rng = np.random.default_rng(3)
         path = tmp_path / f"{kind}.npz"
-        np.savez(path, X=rng.normal(size=(ROWS, *SHAPES[kind])).astype(np.float32), y=np.arange(ROWS) % 3)
+        y = np.random.default_rng(4).integers(0, 2, (ROWS, labels)) if labels else np.arange(ROWS) % 3
+        np.savez(path, X=rng.normal(size=(ROWS, *SHAPES[kind])).astype(np.float32), y=y)
         options = JobOptions(str(path), tuple(NETWORKS[kind].split()), batch_size=BATCH)
         return prepare(options, Recipe(**{"epochs": 3, "lr": 0.01} | said))
 
@@ -124,6 +125,23 @@ RECIPES = [
 def test_exact_with_every_part_of_the_state(make, tmp_path, recipe):
     """Moments, loss scale, averages, the plateau's memory; cut in a step's middle and while an epoch is judged."""
     job = make("conv", **recipe)
+    whole = begin(job)
+    rows = train(job, whole, Watch())
+    cuts = [StopAt(4), StopAt(0, evaluation=2), StopAt(13)]
+    assert cut_and_resumed(job, cuts, tmp_path / "run") == (rows, digest(whole))
+
+
+@pytest.mark.parametrize(
+    ("kind", "recipe"),
+    [
+        ("mlp", {"class_weights": "balanced", "label_smoothing": 0.1}),
+        ("conv", {"augment": "flip,mixup:0.4"}),
+        ("conv", {"loss": "focal", "accumulate": 3, "ema": 0.9}),
+    ],
+)
+def test_exact_with_several_labels(make, tmp_path, kind, recipe):
+    job = make(kind, labels=3, **recipe)
+    assert job.objective.task == "multi-label"
     whole = begin(job)
     rows = train(job, whole, Watch())
     cuts = [StopAt(4), StopAt(0, evaluation=2), StopAt(13)]
