@@ -10,9 +10,10 @@ Examples:
 
 Classes: accuracy, precision, recall, F1 (0/0 is 0), AUC (one against the rest beyond two
 classes), log loss, Brier score, calibration error (15 equal bins of the top class's
-probability), and what each class was taken for. Values: RMSE, MAE, R². Intervals are 95 %
-of a bootstrap over rows. Labels: subset accuracy, Hamming loss, micro and macro F1, mean AUC
-and average precision, log loss; each label's own. Ranking: MRR and nDCG. A text: perplexity, bits per byte.
+probability), and what each class was taken for. Several labels: each one's own, subset
+accuracy, Hamming loss, micro and macro F1; means over labels of the rest. Values: RMSE, MAE,
+R². Intervals are 95 % of a bootstrap over rows. Ranking: MRR and nDCG. A text: perplexity,
+bits per byte.
 Next: dlkit predict.
 """
 

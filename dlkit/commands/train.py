@@ -10,7 +10,8 @@ Examples:
   dlkit train digits --resume runs/digits-cnn-1 --epochs 40
 
 Columns are standardised and one-hot encoded as the training side says; the validation
-side is held out, stratified by class. Ctrl-C stops after the current step and saves where
+side is held out, stratified by class. Several --target, of two values each, are learned at
+once (multi-label), their rows held out at random. Ctrl-C stops after the current step and saves where
 it is; --resume goes on from there. Next: dlkit convshape shows the cost of a network before it is trained.
 """
 
