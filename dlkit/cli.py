@@ -9,7 +9,7 @@ import sys
 from itertools import pairwise
 from typing import Any, NoReturn
 
-from dlkit.core import console, peers, signals
+from dlkit.core import console, foreign, peers, signals
 from dlkit.core.errors import DlkitError, ExitCode
 
 SPREAD = {"train", "lrfind", "eval", "predict"}
@@ -88,6 +88,10 @@ def _translate(failure: Exception) -> DlkitError:
         return DlkitError(
             "out of memory", "try a smaller --batch-size, a smaller network or less data", ExitCode.INTERNAL
         )
+    if where := foreign.place(failure):
+        said = " ".join(str(failure).split()) or "no message"
+        hint = "it is code of your own that failed: DLKIT_TRACEBACK=1 shows the whole way there"
+        return DlkitError(f"{where}: {name}: {said}", hint, ExitCode.INTERNAL)
     return DlkitError(
         f"internal error: {name}: {' '.join(str(failure).split()) or 'no message'}",
         "this is a bug in dlkit; run again with DLKIT_TRACEBACK=1 to see where",

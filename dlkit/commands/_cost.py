@@ -1,27 +1,13 @@
 """Options of the calculators of cost: counts such as 1.4T, sizes such as 80GiB, shares such as 40%."""
 
-from collections.abc import Callable
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 import typer
 
-from dlkit.commands._numbers import not_negative, positive
+from dlkit.commands._numbers import not_negative, positive, reader
 from dlkit.core import units
 
-T = TypeVar("T")
 _RUN, _COUNT, _MACHINE, _BUDGET = "How much is trained", "What is counted", "Machine and cost", "Compute-optimal sizes"
-
-
-def reader(read: Callable[[str], T]) -> Callable[[str], T]:
-    """A parser of option values out of one that raises ValueError with what would be right; defaults pass as well."""
-
-    def parse(text: str) -> T:
-        try:
-            return read(str(text))
-        except ValueError as error:
-            raise typer.BadParameter(str(error)) from None
-
-    return parse
 
 
 def _tokens(text: str) -> int | str:

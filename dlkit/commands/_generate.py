@@ -5,6 +5,7 @@ from typing import Annotated, Any
 import typer
 
 from dlkit.commands import _options as opt
+from dlkit.commands._module import refuse_idle
 from dlkit.core.errors import DlkitError
 from dlkit.core.result import Result
 from dlkit.core.run import open_run
@@ -33,7 +34,7 @@ Seed = Annotated[
 ]
 
 
-def write(words: list[str] | None, tokens: int, device: str, **said: Any) -> Result:
+def write(words: list[str] | None, tokens: int, device: str, modules: list[str] | None, **said: Any) -> Result:
     """The text of one run; `said` are the options of how it is drawn."""
     if not words or len(words) != 1:
         raise DlkitError("--generate takes one run directory and no data", "dlkit predict RUN --generate 200")
@@ -42,7 +43,9 @@ def write(words: list[str] | None, tokens: int, device: str, **said: Any) -> Res
     run = open_run(words[0])
     if not run.writes:
         raise DlkitError(f"--generate: {words[0]} is no run of a language model")
-    return generate(run, Sampling(tokens, **{name: value for name, value in said.items() if value is not None}), device)
+    refuse_idle(modules, [run])
+    how = Sampling(tokens, **{name: value for name, value in said.items() if value is not None})
+    return generate(run, how, device, modules or ())
 
 
 def refuse(**said: Any) -> None:

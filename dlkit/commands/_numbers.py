@@ -1,8 +1,24 @@
-"""Readers of option values that are numbers in a range."""
+"""Readers of option values: numbers in a range, and what the core reads."""
 
 import math
+from collections.abc import Callable
+from typing import TypeVar
 
 import typer
+
+T = TypeVar("T")
+
+
+def reader(read: Callable[[str], T]) -> Callable[[str], T]:
+    """A parser of option values out of one that raises ValueError with what would be right; defaults pass as well."""
+
+    def parse(text: str) -> T:
+        try:
+            return read(str(text))
+        except ValueError as error:
+            raise typer.BadParameter(str(error)) from None
+
+    return parse
 
 
 def _number(text: str, low: float, closed: bool) -> float:

@@ -9,6 +9,7 @@ import typer
 from dlkit.commands._numbers import below_one as below_one
 from dlkit.commands._numbers import not_negative as not_negative
 from dlkit.commands._numbers import positive as positive
+from dlkit.commands._numbers import reader
 from dlkit.commands._numbers import share as share
 from dlkit.commands._resumed import resumed
 from dlkit.core import complete
@@ -36,10 +37,18 @@ Network = Annotated[
     typer.Argument(
         metavar="[NETWORK]...",
         autocompletion=complete.networks,
-        help="Layers, a name (dlkit models), @FILE or -. Left out: a perceptron for tables, a CNN for images.",
+        help="Layers, a name (dlkit models), @FILE, - or FILE.py:CLASS, whose code is run. Left out: a perceptron "
+        "for tables, a CNN for images.",
         show_default=False,
     ),
 ]
+
+
+def _low_rank(text: str) -> str:
+    """A --lora in the one way of writing it."""
+    from dlkit.core.matrices import parse_lora
+
+    return str(parse_lora(text))
 
 
 def _columns(what: str, *names: str) -> Any:
@@ -170,6 +179,13 @@ _JOB: dict[str, Any] = {
         list[str] | None,
         typer.Option(metavar="PATTERN", help="Layers or weights that stay: conv*, linear1.bias. Repeatable.",
                      rich_help_panel=_START, show_default="none"),
+    ],
+    "lora": Annotated[
+        str | None,
+        typer.Option(parser=reader(_low_rank), metavar="r=R,alpha=A,targets=q,v", rich_help_panel=_START,
+                     show_default="none", help="With --init-from: train low-rank adapters alone, merged into the "
+                     "weights that are kept. Targets: q,v, or linear without attention; of a module of your own also "
+                     "the names of its layers."),
     ],
 }  # fmt: skip
 

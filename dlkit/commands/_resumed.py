@@ -1,6 +1,7 @@
 """`--resume RUN` alone: what the command line leaves unsaid is as that run was told."""
 
 import json
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import typer
 
 from dlkit.core.errors import DlkitError, bad_data
 from dlkit.core.io import read_text
+from dlkit.core.network import is_module
 
 
 def resumed(context: typer.Context, arguments: dict[str, Any]) -> dict[str, Any]:
@@ -19,6 +21,12 @@ def resumed(context: typer.Context, arguments: dict[str, Any]) -> dict[str, Any]
     if run is None or run == "auto":
         raise DlkitError("missing argument 'DATA'", f"see '{context.command_path} --help'")
     before = _told(Path(run) / "config.json")
+    if any(map(is_module, before["network"])):
+        words = " ".join(shlex.quote(str(word)) for word in (before["data"], *before["network"]))
+        raise DlkitError(
+            f"--resume {run}: its network is a module of your own, which only the command line may name",
+            f"dlkit train {words} --resume {run}, and the other options as it was told",
+        )
     unsaid = [name for name in arguments if str(context.get_parameter_source(name)).rpartition(".")[2] == "DEFAULT"]
     return arguments | {name: before[name] for name in unsaid if name in before}
 

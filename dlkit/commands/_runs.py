@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dlkit.commands import _processes as proc
+from dlkit.commands._module import refuse_idle
 from dlkit.core import complete, console, peers
 from dlkit.core.errors import DlkitError, ExitCode
 from dlkit.core.keeping import Processes
@@ -66,17 +67,24 @@ def split_words(words: Sequence[str] | None, command: str) -> tuple[list[str], s
     return list(words[:-1]), words[-1]
 
 
-def open_runs(paths: Sequence[str], data: str, nproc: int) -> list[Run]:
+def open_runs(paths: Sequence[str], data: str, nproc: int, modules: Sequence[str] | None = None) -> list[Run]:
     """The runs, in one process or in each of several. What a network has no part in is one process's work."""
     proc.start(Processes(nproc), data)
     runs = [open_run(path) for path in paths]
     if all(run.command != "train" for run in runs):
         proc.single(nproc, f"a run of {runs[0].command}")
+    refuse_idle(modules, runs)
     return runs
 
 
 def open_ensemble(
-    runs: Sequence[Run], reading: Reading, device: str, tta: str | None, weights: str | None, stack: str | None
+    runs: Sequence[Run],
+    reading: Reading,
+    device: str,
+    tta: str | None,
+    weights: str | None,
+    stack: str | None,
+    modules: Sequence[str] | None = None,
 ) -> "Ensemble":
     """The runs as one predictor: averaged, weighted or stacked. Of several processes the first alone gets it: the
     others run its networks with it."""
@@ -86,7 +94,7 @@ def open_ensemble(
         raise DlkitError(f"--{'weights' if weights else 'stack'} is for several runs; this is one")
     if weights and stack:
         raise DlkitError("--weights and --stack exclude each other")
-    whole = ensemble.ensemble(_members(runs, device, tta))
+    whole = ensemble.ensemble(_members(runs, device, tta, modules or ()))
     if stack and whole.labels:
         raise DlkitError("--stack is for classes and values; runs of several labels are averaged, or take --weights")
     if stack:
@@ -115,23 +123,23 @@ def _again(member: "Member", source: str, option: str) -> Any:
         return out_of_fold(member.run, source, engine)
 
 
-def _members(runs: Sequence[Run], device: str, tta: str | None) -> list["Member"]:
+def _members(runs: Sequence[Run], device: str, tta: str | None, modules: Sequence[str]) -> list["Member"]:
     if not (peers.several() and any(run.command == "train" for run in runs)):
-        return [_member(run, device, tta) for run in runs]
+        return [_member(run, device, tta, modules) for run in runs]
     from dlkit.nn import lend
 
     ranks = lend.join()
-    return lend.lent([_member(run, device, tta) for run in runs], ranks)
+    return lend.lent([_member(run, device, tta, modules) for run in runs], ranks)
 
 
-def _member(run: Run, device: str, tta: str | None) -> "Member":
+def _member(run: Run, device: str, tta: str | None, modules: Sequence[str]) -> "Member":
     from dlkit.data.ensemble import Member
 
     if run.command == "train":
         from dlkit.nn.predictor import open_network
         from dlkit.nn.views import parse
 
-        return Member(run, open_network(run, device, parse(tta) if tta else ()))
+        return Member(run, open_network(run, device, parse(tta) if tta else (), modules))
     from dlkit.ml.persist import load
 
     if tta:
@@ -139,15 +147,16 @@ def _member(run: Run, device: str, tta: str | None) -> "Member":
     return Member(run, load(run))
 
 
-def rival(path: str, device: str) -> "Rival":
-    """A run to compare with. A baseline is fitted anew on the training rows at hand; a network is taken as it is."""
+def rival(path: str, device: str, modules: Sequence[str] = ()) -> "Rival":
+    """A run to compare with. A baseline is fitted anew on the training rows at hand; a network is taken as it is.
+    `modules`: the words in which a module of the user's own may be named."""
     from dlkit.data.compare import Rival
 
     run = open_run(path)
     if run.command == "train":
         from dlkit.nn.predictor import open_network
 
-        network = open_network(run, device)
+        network = open_network(run, device, modules=modules)
         return Rival(path, run.config, run.schema, lambda rows: network)
     if run.command != "baseline":
         raise DlkitError(f"--against {path}: a run of {run.command}, which predicts no target")

@@ -92,7 +92,7 @@ def one_of(**asked: Any) -> str:
 _OF = {
     **dict.fromkeys(("truth", "pred", "proba", "query", "gain", "at", "log_prob", "task"), "predictions"),
     **dict.fromkeys(("window", "data_range"), "images"),
-    **dict.fromkeys(("rows", "tta", "weights", "stack", "nproc"), "RUN"),
+    **dict.fromkeys(("rows", "tta", "weights", "stack", "nproc", "module"), "RUN"),
     "splits": "inception",
 }
 """Option -> what it says something of."""

@@ -13,7 +13,8 @@ classes), log loss, Brier score, calibration error (15 equal bins of the top cla
 probability), and what each class was taken for. Several labels: each one's own, subset
 accuracy, Hamming loss, micro and macro F1; means over labels of the rest. Values: RMSE, MAE,
 R². Intervals are 95 % of a bootstrap over rows. Ranking: MRR and nDCG. A text: perplexity,
-bits per byte.
+bits per byte. A run of a module of your own is opened when --module FILE.py:CLASS names it
+again: that runs its code, and a run by itself never does.
 Next: dlkit predict.
 """
 
@@ -22,6 +23,7 @@ from dataclasses import replace
 from dlkit.commands import _options as opt
 from dlkit.commands import _processes as proc
 from dlkit.commands import _runs, _score
+from dlkit.commands._module import Module
 from dlkit.core.reading import Reading
 from dlkit.core.result import Result
 
@@ -52,12 +54,13 @@ def command(
     weights: _runs.Weights = None,
     stack: _runs.Stack = None,
     nproc: proc.Nproc = 1,
+    module: Module = None,
 ) -> Result:
     what = _score.one_of(RUN=words, predictions=predictions, images=images, features=features, inception=inception)
     _score.refuse_foreign(
         what, rows=rows, truth=truth, pred=pred, proba=proba, query=query, gain=gain, at=at, log_prob=log_prob,
         task=task, window=window, data_range=data_range, splits=splits, tta=tta, weights=weights, stack=stack,
-        nproc=nproc,
+        nproc=nproc, module=module or None,
     )  # fmt: skip
     if what != "RUN":
         proc.single(nproc, f"--{what}")
@@ -72,12 +75,12 @@ def command(
     if what != "RUN":
         return _score.pairs(reading, images, features, inception, window, data_range, splits)
     paths, data = _runs.split_words(words, "eval")
-    runs = _runs.open_runs(paths, data, nproc)
+    runs = _runs.open_runs(paths, data, nproc, module)
     if len(runs) == 1 and runs[0].writes:
         from dlkit.nn.language import score
 
         _score.refuse_for_texts(rows=rows, tta=tta, weights=weights, stack=stack)
-        return score(runs[0], data, reading, device)
+        return score(runs[0], data, reading, device, module or ())
     from dlkit.data.evaluate import evaluate
 
-    return evaluate(_runs.open_ensemble(runs, reading, device, tta, weights, stack), data, reading, rows)
+    return evaluate(_runs.open_ensemble(runs, reading, device, tta, weights, stack, module), data, reading, rows)

@@ -9,13 +9,17 @@ The input is what the run's schema.json makes of a row (a table's features in th
 probabilities, or values in the target's own units. The number of rows is free. The file is
 read back and compared with the network before it is put in place.
 ONNX needs the extra [onnx]; .pt2 needs nothing more and is read by torch.export.load.
+A run of a module of your own is opened when --module FILE.py:CLASS names it again: that runs
+its code, and a run by itself never does.
 """
 
 from typing import Annotated
 
 import typer
 
+from dlkit.commands._module import Module, refuse_idle
 from dlkit.core.result import Result
+from dlkit.core.run import open_run
 
 
 def command(
@@ -23,7 +27,9 @@ def command(
     file: Annotated[
         str, typer.Argument(metavar="FILE", help="What to write: NAME.onnx or NAME.pt2.", show_default=False)
     ],
+    module: Module = None,
 ) -> Result:
+    refuse_idle(module, [open_run(run)] if module else [])
     from dlkit.nn.export import export
 
-    return export(run, file)
+    return export(run, file, module or ())

@@ -13,6 +13,7 @@ climb) or consensus (the median of the first three), times what was measured to 
 it, more for the peak of one-cycle than for a rate that stays. --verify trains a few epochs at
 rates around it under the schedule and takes the best by validation loss. Where the loss shows
 no clear fall there is no suggestion, and the exit code is 1. No file is written.
+FILE.py:CLASS is a module of your own: it is imported, which runs its code.
 Next: dlkit train with the same words and --lr; dlkit train --lr auto does both.
 """
 

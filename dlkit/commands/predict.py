@@ -12,6 +12,8 @@ for classes, the probability of each (`p_yes`); for several labels `prediction_d
 `p_drama` of each; for a run of cluster, `cluster`. Columns are
 found by name and read as they were at training; no target is needed. CSV, TSV, JSON lines
 and Parquet are read and written piece by piece, so that a file of any size fits.
+A run of a module of your own is opened when --module FILE.py:CLASS names it again: that runs
+its code, and a run by itself never does.
 Next: dlkit eval --predictions scores what was written.
 """
 
@@ -22,6 +24,7 @@ import typer
 from dlkit.commands import _generate, _runs
 from dlkit.commands import _options as opt
 from dlkit.commands import _processes as proc
+from dlkit.commands._module import Module
 from dlkit.core.reading import Reading
 from dlkit.core.result import Result
 
@@ -40,6 +43,7 @@ def command(
     tta: _runs.Tta = None,
     weights: _runs.Weights = None,
     stack: _runs.Stack = None,
+    module: Module = None,
     generate: _generate.Generate = None,
     prompt: _generate.Prompt = None,
     temperature: _generate.Temperature = None,
@@ -50,10 +54,11 @@ def command(
     drawing = {"prompt": prompt, "temperature": temperature, "top_k": top_k, "seed": seed}
     if generate:
         proc.single(nproc, "--generate")
-        return _generate.write(words, generate, device, **drawing)
+        return _generate.write(words, generate, device, module, **drawing)
     _generate.refuse(**drawing)
     paths, data = _runs.split_words(words, "predict")
-    whole = _runs.open_ensemble(_runs.open_runs(paths, data, nproc), reading, device, tta, weights, stack)
+    runs = _runs.open_runs(paths, data, nproc, module)
+    whole = _runs.open_ensemble(runs, reading, device, tta, weights, stack, module)
     from dlkit.data import predict
 
     return predict.written(whole, data, reading, prefix, out) if out else predict.printed(whole, data, reading, prefix)

@@ -8,11 +8,16 @@ Examples:
   dlkit train digits --lr $(dlkit lrfind digits -q)
   dlkit train digits --format jsonl | jq .accuracy
   dlkit train digits --resume runs/digits-cnn-1 --epochs 40
+  dlkit train digits net.py:Net:width=64
+  dlkit train mine.csv --init-from runs/yours-mlp-1 --lora r=8,alpha=16
 
 Columns are standardised and one-hot encoded as the training side says; the validation
 side is held out, stratified by class. Several --target, of two values each, are learned at
-once (multi-label), their rows held out at random. Ctrl-C stops after the current step and saves where
-it is; --resume goes on from there. Next: dlkit convshape shows the cost of a network before it is trained.
+once (multi-label), their rows held out at random. Ctrl-C stops after the current step and saves
+where it is; --resume goes on from there. FILE.py:CLASS or PACKAGE.MODULE:CLASS, with arguments
+after a second colon, is a module of your own, from rows (B×features, B×C×H×W, B×T tokens) to
+B×classes scores or B×1 values: it is imported, which runs its code. Only a command line may
+name one, never a run. Next: dlkit convshape shows the cost of a network before it is trained.
 """
 
 from typing import Annotated
@@ -56,7 +61,7 @@ def command(
 ) -> Result:  # fmt: skip
     from dlkit.nn import answers
 
-    rival = _runs.rival(against, job.device) if against else None
+    rival = _runs.rival(against, job.device, job.network) if against else None
     if dry_run:
         return answers.dry_run(job, recipe)
     return answers.train(job, recipe, keeping, processes, out, rival)

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from dlkit.core import ranks, sequence
 from dlkit.core.errors import DlkitError
 from dlkit.core.graph import Step
-from dlkit.core.matrices import Lora, Matrix, adapter_params
+from dlkit.core.matrices import Lora, Matrix, resolved_for
 from dlkit.core.model import Measured, Walked
 from dlkit.core.ranks import Share
 from dlkit.core.saved import Activations, Kept, activations, blocks, key_copies
@@ -113,8 +113,7 @@ def _states(model: Walked | None, share: Share, plan: Plan) -> list[Part]:
         return trained("", share.params, share.matrices if model else None, plan)
     if model is None:
         raise DlkitError("--lora needs the layers: give a named model or a network")
-    adapter_params(model.steps, plan.lora)  # names a target that no layer has
-    adapters = [("linear", matrix) for matrix in _adapters(share, plan.lora)]
+    adapters = [("linear", matrix) for matrix in _adapters(share, resolved_for(plan.lora, model.steps))]
     params = sum(matrix.params for _, matrix in adapters)
     frozen = _part("frozen weights", *_stored(share, plan), plan, plan.zero >= 3)
     return [frozen, *trained("adapter ", params, adapters, plan)]

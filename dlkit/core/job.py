@@ -20,10 +20,17 @@ class JobOptions:
     device: str = "auto"
     init_from: str | None = None
     freeze: tuple[str, ...] = ()
+    lora: str | None = None
     vocab: str | None = None
     context: int | None = None
     reading: Reading = field(default_factory=Reading)
     splitting: Splitting = field(default_factory=Splitting)
+
+    def __post_init__(self) -> None:
+        if self.lora is not None and self.init_from is None:
+            raise DlkitError("--lora adapts the weights of a run: say which", "--init-from RUN")
+        if self.lora is not None and self.freeze:
+            raise DlkitError("--freeze has no effect with --lora, which freezes all but its adapters")
 
     def refuse_for_text(self) -> None:
         """Refuse what is for a text alone, where the data is none."""

@@ -3,7 +3,7 @@
 LoRA: y = xW₀ + (α/r)·xAB, A: in×r, B: r×out (Hu et al. 2021, arXiv 2106.09685); r·(in + out) parameters a matrix.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from math import prod
 from typing import NamedTuple
 
@@ -58,31 +58,72 @@ def _feed_forward(width: int, hidden: int, gated: bool, times: int) -> list[Matr
 
 
 class Lora(NamedTuple):
-    """A rank, and the names of the matrices that get adapters."""
+    """A rank; the names of the matrices that get adapters, none: as `resolved` chooses; α, unless it is the rank."""
 
     rank: int
-    targets: tuple[str, ...]
+    targets: tuple[str, ...] = ()
+    alpha: float | None = None
+
+    @property
+    def scale(self) -> float:
+        """α/r, which multiplies what the adapters add."""
+        return 1.0 if self.alpha is None else self.alpha / self.rank
+
+    def __str__(self) -> str:
+        alpha = "" if self.alpha is None else f",alpha={self.alpha:g}"
+        return f"r={self.rank}{alpha}{',targets=' if self.targets else ''}{','.join(self.targets)}"
 
 
 def parse_lora(text: str) -> Lora:
-    """r=8,targets=q,v: ValueError says what is wrong. Without targets, queries and values as in the paper."""
-    words = [word for word in text.split(",") if word]
-    rank = [word.removeprefix("r=") for word in words if word.startswith("r=")]
-    targets = [word.removeprefix("targets=") for word in words if not word.startswith("r=")]
-    bad = [word for word in targets if word not in TARGETS]
-    if len(rank) != 1 or not rank[0].isdecimal() or not 1 <= int(rank[0]) <= 10**6 or bad:
+    """r=8,alpha=16,targets=q,v: ValueError says what is wrong. Whether a network has the targets, `resolved` says."""
+    said: dict[str, list[str]] = {"r": [], "alpha": [], "targets": []}
+    for word in text.split(","):
+        name, equals, value = word.rpartition("=")
+        said.setdefault(name if equals else "targets", []).append(value)
+    (ranks, alphas, targets), strange = list(said.values())[:3], len(said) > 3
+    good = len(ranks) == 1 and ranks[0].isdecimal() and 1 <= int(ranks[0]) <= 10**6 and len(alphas) <= 1
+    if not good or strange or not all(target.isidentifier() for target in targets):
         raise ValueError(
-            f"must be a rank and matrices among {', '.join(TARGETS)}, such as r=8,targets=q,v. Got {text!r} instead."
+            f"must be a rank, an alpha and matrices among {', '.join(TARGETS)}, such as r=8,alpha=16,targets=q,v. "
+            f"Got {text!r} instead."
         )
-    return Lora(int(rank[0]), tuple(dict.fromkeys(targets)) or ("q", "v"))
+    return Lora(int(ranks[0]), tuple(dict.fromkeys(targets)), _alpha(alphas[0]) if alphas else None)
+
+
+def _alpha(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise ValueError(f"must have an alpha above 0, such as r=8,alpha=16. Got alpha={text} instead.")
+    return value
+
+
+def resolved(lora: Lora, names: Iterable[str]) -> Lora:
+    """`lora` with its targets, where a network has matrices of these names: unless said, queries and values as in the
+    paper, or linear layers where there is no attention. DlkitError for a target that is not there."""
+    known = list(dict.fromkeys(name for name in names if name not in _NEVER))
+    targets = lora.targets or (("q", "v") if {"q", "v"} <= {*known} else ("linear",))
+    for target in targets:
+        if target not in known:
+            listed = ", ".join(known)
+            raise DlkitError(f"no layer has a matrix {target!r} for --lora: this network has {listed or 'none'}")
+    return lora._replace(targets=targets)
+
+
+_NEVER = ("embed", "router")
+"""Matrices that get no adapters."""
+
+
+def resolved_for(lora: Lora, steps: Sequence[Step]) -> Lora:
+    """`lora` with its targets in the network of `steps`."""
+    return resolved(lora, [matrix.name for step in steps for matrix in matrices(step)])
 
 
 def adapter_params(steps: Sequence[Step], lora: Lora) -> int:
     """Parameters of the adapters; DlkitError names a target that no layer has."""
     found = [matrix for step in steps for matrix in matrices(step)]
-    for target in lora.targets:
-        if not any(matrix.name == target for matrix in found):
-            known = ", ".join(dict.fromkeys(matrix.name for matrix in found if matrix.name in TARGETS))
-            raise DlkitError(f"no layer has a matrix {target!r} for --lora: this network has {known or 'none'}")
-    chosen = [matrix for matrix in found if matrix.name in lora.targets]
+    targets = resolved_for(lora, steps).targets
+    chosen = [matrix for matrix in found if matrix.name in targets]
     return sum(lora.rank * (matrix.inputs + matrix.outputs) * matrix.times for matrix in chosen)

@@ -7,7 +7,7 @@ from dlkit.core import hardware, model, units
 from dlkit.core.effect import refuse
 from dlkit.core.errors import DlkitError
 from dlkit.core.footprint import Part, Plan, by_stage, parts, total, trained
-from dlkit.core.matrices import Lora
+from dlkit.core.matrices import Lora, resolved_for
 from dlkit.core.model import Measured, Walked
 from dlkit.core.result import Column, Result
 from dlkit.core.saved import activations
@@ -154,7 +154,7 @@ def _summary(given: Given, plan: Plan, found: list[Part], stages: list[list[Part
         "stage_bytes": held,
         **{key: getattr(plan, key) for key in ("precision", "optimizer", "checkpoint", "attention", "zero", "gpus")},
         **{key: getattr(plan, key) for key in ("tensor", "pipeline", "sequence_parallel", "accumulate", "quantize")},
-        "lora": f"r={plan.lora.rank},targets={','.join(plan.lora.targets)}" if plan.lora else None,
+        "lora": str(resolved_for(plan.lora, given.steps)) if plan.lora and isinstance(given, Walked) else None,
         "inference": plan.inference,
     }
 

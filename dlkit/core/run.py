@@ -84,7 +84,7 @@ class RunDirectory:
 
     def write(self, name: str, data: bytes) -> None:
         target = self.path / name
-        target.parent.mkdir(exist_ok=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(target, data)
 
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:

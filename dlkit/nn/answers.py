@@ -121,7 +121,7 @@ def _against(job: Job, directory: RunDirectory, rival: Rival) -> dict[str, Any]:
         console.warn(f"{rival.path} was trained on another part of the same rows: it knows some of those held out here")
     rows = job.dataset.take(job.split.valid)
     theirs = rival.predictor(job.dataset.take(job.split.train))
-    found = compare(rows, open_network(open_run(directory.path), str(job.device)), theirs)
+    found = compare(rows, open_network(open_run(directory.path), str(job.device), modules=job.options.network), theirs)
     console.note(
         f"{found.metric} {found.ours:.5g} against {found.theirs:.5g} of {rival.path} on the same "
         f"{rows.rows:,} rows: {found.sentence}"

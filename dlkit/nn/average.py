@@ -34,13 +34,17 @@ class Average:
 
     @torch.no_grad()
     def _towards(self, live: nn.Module, weight: float) -> None:
-        """averaged += weight · (live − averaged), buffers too; whole numbers are copied."""
-        ours, theirs = self.model.state_dict(), live.state_dict()
+        """averaged += weight · (live − averaged), buffers too; whole numbers are copied. What two names share, once."""
+        ours, theirs = _tensors(self.model), _tensors(live)
         names = [name for name, value in ours.items() if value.is_floating_point()]
         torch._foreach_lerp_([ours[n] for n in names], [theirs[n] for n in names], weight)
         for name in ours.keys() - set(names):
             ours[name].copy_(theirs[name])
         self.count += 1
+
+
+def _tensors(model: nn.Module) -> dict[str, torch.Tensor]:
+    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
 
 
 class Ema(Average):

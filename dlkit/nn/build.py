@@ -29,6 +29,11 @@ def build(graph: Graph, input: Shape) -> nn.Module:
     return Net(modules, [step.sources for step in steps], graph.output)
 
 
+def from_text(model: nn.Module) -> bool:
+    """Whether a network is `build`'s, whose parts are called one after the other: none with a forward of its own."""
+    return type(model) in (Net, nn.Sequential)
+
+
 def module(step: Step) -> nn.Module:
     """The torch module of one layer, for the input that the walk brought it."""
     make = _MAKERS.get(type(step.layer)) or _sequence_maker(type(step.layer))

@@ -4,14 +4,21 @@ import time
 from itertools import count
 from typing import Any
 
+import torch
+from torch import nn
+
 from dlkit.core.compute import Counting, exact
-from dlkit.core.footprint import Plan, parts, total
-from dlkit.core.graph import walk
+from dlkit.core.errors import DlkitError, ExitCode
+from dlkit.core.footprint import Part, Plan, parts, total
+from dlkit.core.graph import Graph, Step, walk
 from dlkit.core.model import Walked
-from dlkit.core.result import Column, Result
+from dlkit.core.result import Column, Result, Row
+from dlkit.data.texts import WRITING
+from dlkit.nn import live, live_costs, live_memory
 from dlkit.nn.device import describe, synchronize
 from dlkit.nn.job import Job
 from dlkit.nn.objective import evaluate
+from dlkit.nn.trace import trace
 from dlkit.nn.train import begin
 
 WARM, MOST, ENOUGH = 3, 30, 2.0
@@ -21,27 +28,30 @@ _STATES = {"rmsprop": "momentum", "adam": "adam", "adamw": "adamw", "muon": "muo
 
 def dry_run(job: Job) -> Result:
     """The network layer by layer, and in the summary the costs of a run. Nothing is written."""
-    steps = walk(job.graph, job.schema.input_shape)
     columns = [Column("layer"), Column("op"), Column("output", "shape"), Column("params", "int"), Column("macs", "si")]
-    rows = [
-        {"layer": s.name, "op": s.text, "output": list(s.output), "params": s.params, "macs": s.macs} for s in steps
-    ]
     facts = [
-        *(Column("params", "int"), Column("step_flops", "flops", "a step"), Column("memory_bytes", "bytes", "memory")),
+        *(
+            Column("params", "int"),
+            Column("trainable_params", "int", "to train"),
+            Column("step_flops", "flops", "a step"),
+            Column("memory_bytes", "bytes", "memory"),
+        ),
         *(Column("batch_size", "int", "batch"), Column("steps", "int"), Column("seconds", "seconds", "about")),
         *(Column("samples_per_second", "int", "samples/s"), Column("device")),
     ]
-    recompute = "full" if job.recipe.checkpoint_activations else "none"
-    compute = exact(steps, None, Counting(recompute=recompute)).total()
     plan = _plan(job)
-    found = parts(Walked(job.graph, steps, None), plan)
+    rows, flops, found, notes = _of_text(job, job.graph, plan) if isinstance(job.graph, Graph) else ([], None, [], [])
+    if job.own or job.trained != job.params:
+        more, flops, found, notes = _of_module(job, plan)
+        rows = rows or more
     a_step, an_evaluation = _timed(job)
     total_steps = job.recipe.epochs * len(job.train)
     summary: dict[str, Any] = {
         "network": str(job.graph),
         "params": job.params,
-        "step_flops": (compute.forward + compute.backward + compute.recompute) * job.train.batch_size,
-        "memory_bytes": total(found),
+        "trainable_params": job.trained,
+        "step_flops": None if flops is None else flops * job.train.batch_size,
+        "memory_bytes": total(found) if found else None,
         "memory": {part.component: part.bytes for part in found},
         "batch_size": job.train.batch_size,
         "epochs": job.recipe.epochs,
@@ -51,8 +61,46 @@ def dry_run(job: Job) -> Result:
         "device": describe(job.device),
     }
     unknown = [part.component for part in found if part.bytes is None]
-    notes = [f"memory is without {', '.join(unknown)}"] if unknown else []
+    notes += [f"memory is without {', '.join(unknown)}"] if unknown else []
     return Result(columns, rows, summary, "seconds", facts, notes=[*notes, "a dry run: nothing was trained or written"])
+
+
+Costs = tuple[list[Row], int | None, list[Part], list[str]]
+"""Rows of the network, FLOPs of a sample's step, components of memory, and notes; None or none where unknown."""
+
+
+def _of_text(job: Job, graph: Graph, plan: Plan) -> Costs:
+    """By the walk over the graph."""
+    steps = walk(graph, job.schema.input_shape)
+    count = exact(steps, None, Counting(recompute=plan.checkpoint)).total()
+    flops = count.forward + count.backward + count.recompute
+    return _rows(steps), flops, parts(Walked(graph, steps, None), plan), []
+
+
+def _rows(steps: list[Step]) -> list[Row]:
+    return [
+        {"layer": s.name, "op": s.text, "output": list(s.output), "params": s.params, "macs": s.macs} for s in steps
+    ]
+
+
+def _of_module(job: Job, plan: Plan) -> Costs:
+    """By running the very module forward and backward on the meta device: what is frozen, or adapters, count as they
+    are. Recomputation is another forward pass. One that needs numbers cannot be run there."""
+    shape, dtype = job.schema.input_shape, torch.int64 if job.schema.task == WRITING else torch.float32
+
+    def fresh() -> nn.Module:
+        return job.model(job.options.seed).cpu()
+
+    try:
+        with live.users_code("costs are not known", ExitCode.USAGE):
+            run = live_costs.measured(fresh(), shape, dtype)
+            held = parts(live_memory.measured(fresh(), shape, dtype, (), plan), plan)
+            rows = _rows(trace(fresh(), shape, dtype).steps) if job.own else []
+    except DlkitError as failure:
+        return [], None, [], [failure.message, *([failure.hint] if failure.hint else [])]
+    again = job.recipe.checkpoint_activations
+    flops = 2 * ((1 + again) * sum(run.forward.values()) + sum(run.backward.values()))
+    return rows, flops, held, []
 
 
 def _plan(job: Job) -> Plan:

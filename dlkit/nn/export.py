@@ -3,7 +3,7 @@
 import io
 import logging
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,7 +58,7 @@ class Written:
     compute: Compute
 
 
-def export(run: str, file: str) -> Result:
+def export(run: str, file: str, modules: Sequence[str] = ()) -> Result:
     """Write the network of a run to `file`, whose suffix says how, once what was written computes the same."""
     path = Path(file)
     if path.suffix not in _WRITERS:
@@ -68,7 +68,7 @@ def export(run: str, file: str) -> Result:
     opened = open_run(run)
     if opened.command != "train":
         raise DlkitError(f"{run}: a run of {opened.command}; only a network that train has made can be exported")
-    network = open_network(opened, "cpu")
+    network = open_network(opened, "cpu", modules=modules)
     written = _WRITERS[path.suffix](Standalone(network).eval(), _example(network.schema, 2))
     difference, ok = _compare(network, written.compute)
     if not ok:

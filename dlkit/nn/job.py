@@ -22,13 +22,13 @@ from dlkit.data.split import Split
 from dlkit.data.texts import WRITING
 from dlkit.nn import device as devices
 from dlkit.nn import precision
-from dlkit.nn.build import build
 from dlkit.nn.columns import fit_edges
 from dlkit.nn.default import default_network
 from dlkit.nn.loader import Batches, Normalise
 from dlkit.nn.objective import Objective, make_objective
+from dlkit.nn.own import Own, open_own
 from dlkit.nn.ranks import ALONE, Ranks
-from dlkit.nn.start import Start, network_of, read_start
+from dlkit.nn.start import Network, Start, make, network_of, starting
 from dlkit.nn.text import initialise, prepare_text
 
 
@@ -41,7 +41,7 @@ class Job:
     dataset: Dataset
     schema: Schema
     name: str
-    graph: Graph
+    graph: Network
     objective: Objective
     train: Batches
     valid: Batches
@@ -56,17 +56,30 @@ class Job:
         """A fresh network with weights drawn from `seed`, on the device."""
         devices.seed_all(seed)
         shape = self.schema.input_shape
-        model = build(self.graph, shape).to(self.device)
+        model = make(self.graph, shape, self.schema.task == WRITING).to(self.device)
         for name, state in self.edges.items():
             model.get_submodule(name).load_state_dict(state, strict=False)
-        if self.schema.task == WRITING:
+        if self.schema.task == WRITING and isinstance(self.graph, Graph):
             initialise(model)
         self.start.apply(model)
-        return model.to(memory_format=torch.channels_last) if len(shape) == 3 else model
+        return model.to(memory_format=torch.channels_last) if len(shape) == 3 and not self.own else model
+
+    @property
+    def own(self) -> Own | None:
+        """The network, where it is a module of the user's own."""
+        return self.graph if isinstance(self.graph, Own) else None
 
     @property
     def params(self) -> int:
+        """All parameters of the network, adapters left out: they are merged into it."""
+        if isinstance(self.graph, Own):
+            return self.graph.params
         return sum(step.params for step in walk(self.graph, self.schema.input_shape))
+
+    @property
+    def trained(self) -> int:
+        """The parameters that learn: with adapters those alone, and what is drawn afresh."""
+        return self.params if self.start.trained is None else self.start.trained
 
     def describe(self) -> str:
         """One line on what is about to be trained on what."""
@@ -77,9 +90,12 @@ class Job:
             kind, rows = f"{self.objective.outputs} tokens", f"windows of {self.schema.input_shape[0]} tokens"
         return (
             f"{self.dataset.name}: {self.train.rows:,} {rows} to train on, {self.valid.rows:,} to validate, {kind}; "
-            f"{self.name} of {self.params:,} parameters on {devices.describe(self.device)}, "
+            f"{self.name} of {self.params:,} parameters{self._learning()} on {devices.describe(self.device)}, "
             f"batches of {self.train.batch_size}{self._shared()}, {self.recipe.optimizer}"
         )
+
+    def _learning(self) -> str:
+        return f", {self.trained:,} to train," if self.trained != self.params else ""
 
     def _shared(self) -> str:
         """How a step's batch is divided, which changes neither the batch nor what the rate means."""
@@ -114,14 +130,13 @@ def prepare(options: JobOptions, recipe: Recipe, ranks: Ranks = ALONE, shard: bo
     # Evaluation keeps no gradients: four batches' worth of rows fit where one did.
     train = side(split.train, min(size, len(split.train)), _augment(recipe, schema))
     valid = side(split.valid, 4 * size)
-    _check_norms(graph, schema.input_shape, train.batch_size)
+    if isinstance(graph, Graph):
+        _check_norms(graph, schema.input_shape, train.batch_size)
     unit = float(schema.target_std or 1.0)
     objective = make_objective(schema.task, schema.classes, unit, recipe, train.y, device)
     check_accumulate(recipe, train)
-    edges = fit_edges(walk(graph, schema.input_shape), train.x)
-    start = read_start(options.init_from, options.freeze)
-    if options.init_from or options.freeze:
-        start.check(build(graph, schema.input_shape), options.init_from)
+    edges = fit_edges(walk(graph, schema.input_shape), train.x) if isinstance(graph, Graph) else {}
+    start = starting(options, recipe, graph, schema.input_shape)
     fixed = objective, train, valid, device, edges, start, split
     return Job(options, recipe, dataset, schema, name, graph, *fixed, ranks, shard)
 
@@ -138,12 +153,16 @@ def _augment(recipe: Recipe, schema: Schema) -> Augment | None:
     return how
 
 
-def _network(words: tuple[str, ...], schema: Schema, dataset: Dataset) -> tuple[str, Graph]:
-    """(short name, graph) of the user's network or the default one."""
+def _network(words: tuple[str, ...], schema: Schema, dataset: Dataset) -> tuple[str, Network]:
+    """(short name, network) of the user's network or the default one."""
     outputs = len(schema.classes) or 1
     if not words:
         name, text = default_network(schema, outputs)
         return name, spec.parse(text).graph
+    if any(map(network.is_module, words)):
+        needs = f"{dataset.name} has {_needs(outputs, dataset)}"
+        own = open_own(words).fitting(schema.input_shape, (outputs,), needs)
+        return own.name, own
     net = network.for_data(words, outputs)
     _check_fit(net, schema.input_shape, outputs, dataset)
     bare = words[0].partition(":")[0].removeprefix("@").rpartition("/")[2]
@@ -162,13 +181,16 @@ def _check_fit(net: spec.Network, shape: Shape, outputs: int, dataset: Dataset) 
         )
     output = walk(net.graph, shape)[-1].output
     if output != (outputs,):
-        what = "labels" if dataset.task == MULTI_LABEL else "classes"
-        needs = f"{outputs} {what}" if dataset.classes else "one target to predict"
         end = "end" if len(output) == 1 else "put 'flatten' or 'gap' before the end, and end"
         raise DlkitError(
-            f"the network's output is {show(output)}, but {dataset.name} has {needs}",
+            f"the network's output is {show(output)}, but {dataset.name} has {_needs(outputs, dataset)}",
             f"{end} the network with 'linear:{outputs}'",
         )
+
+
+def _needs(outputs: int, dataset: Dataset) -> str:
+    what = "labels" if dataset.task == MULTI_LABEL else "classes"
+    return f"{outputs} {what}" if dataset.classes else "one target to predict"
 
 
 def _check_norms(graph: Graph, shape: Shape, batch_size: int) -> None:

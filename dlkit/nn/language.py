@@ -1,6 +1,7 @@
 """A trained language model: how surprising a text is to it, and what it writes."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -32,22 +33,22 @@ class Sampling:
     seed: int = 0
 
 
-def open_language(run: Run, device: str) -> tuple[TextSchema, nn.Module, torch.device]:
+def open_language(run: Run, device: str, modules: Sequence[str] = ()) -> tuple[TextSchema, nn.Module, torch.device]:
     """Schema and network of a run of `train` on a text. Damaged or foreign: exit code 65; no such device: 69."""
     where = devices.pick(device)
     schema = TextSchema.from_json(run.schema)
     output = (schema.context, schema.vocabulary.size)
-    return schema, rebuild(run, schema.input_shape, output).to(where).eval(), where
+    return schema, rebuild(run, schema.input_shape, output, modules, tokens=True).to(where).eval(), where
 
 
-def score(run: Run, source: str, reading: Reading, device: str) -> Result:
+def score(run: Run, source: str, reading: Reading, device: str, modules: Sequence[str] = ()) -> Result:
     """Perplexity of a text, window by window, each token once; a window's first tokens have little before them."""
     with joined() as ranks:
-        return _scored(run, source, reading, device, ranks)
+        return _scored(run, source, reading, device, modules, ranks)
 
 
-def _scored(run: Run, source: str, reading: Reading, device: str, ranks: Ranks) -> Result:
-    schema, model, where = open_language(run, device)
+def _scored(run: Run, source: str, reading: Reading, device: str, modules: Sequence[str], ranks: Ranks) -> Result:
+    schema, model, where = open_language(run, device, modules)
     text = read_text_corpus(source, reading).text
     tokens = schema.vocabulary.encode(text)
     if len(tokens) < schema.context + 1:
@@ -81,9 +82,9 @@ def _surprise(model: nn.Module, windows: Windows, objective: Objective, ranks: R
     return float(torch.tensor(ranks.total(torch.stack(sums)), dtype=torch.float64).sum())
 
 
-def generate(run: Run, how: Sampling, device: str) -> Result:
+def generate(run: Run, how: Sampling, device: str, modules: Sequence[str] = ()) -> Result:
     """A text that goes on from the prompt, drawn token by token on the CPU's generator: alike on every device."""
-    schema, model, where = open_language(run, device)
+    schema, model, where = open_language(run, device, modules)
     start = schema.vocabulary.encode(how.prompt or "\n").tolist()
     if not start:
         raise DlkitError("--prompt has no token of the vocabulary")

@@ -10,6 +10,7 @@ import re
 import sys
 import traceback
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,6 +21,7 @@ from torch import nn
 from dlkit.core import receptive, spec
 from dlkit.core.blocks import LONG
 from dlkit.core.errors import DlkitError, ExitCode, nearest
+from dlkit.core.foreign import OURS, place
 from dlkit.core.graph import SOURCE, Graph, Node, totals
 from dlkit.core.io import missing
 from dlkit.core.layers import Shape, show
@@ -31,7 +33,6 @@ from dlkit.nn.events import LISTENING, Catch, first_tensor
 from dlkit.nn.trace import Traced, input_dtype, trace
 
 T = TypeVar("T")
-_OURS = str(Path(__file__).resolve().parent.parent)
 _EXAMPLE = "for example: dlkit convshape 3x224x224 net.py:Net:width=64,depth=3"
 
 RAN = "torch was loaded and the module's own code was run, on the meta device"
@@ -78,7 +79,7 @@ def subject(words: list[str]) -> effective.Subject:
 def _until(word: str, module: nn.Module, x: torch.Tensor, call: int) -> torch.Tensor:
     """What the call with this number returns, when a module runs; the whole module where none is inside of it."""
     catch = Catch(call)
-    with _users_code(f"{word} cannot take {show(tuple(x.shape[1:]))}", ExitCode.BAD_DATA), catch.on(module):
+    with users_code(f"{word} cannot take {show(tuple(x.shape[1:]))}", ExitCode.BAD_DATA), catch.on(module):
         out = first_tensor(module(x))
     result = out if call < 0 else catch.result
     if result is None or not result.requires_grad:
@@ -105,7 +106,7 @@ def run(words: list[str], dtype: str | None, what: Callable[[nn.Module, Shape, t
         raise DlkitError("a module of your own needs the input shape before it and nothing after it", _EXAMPLE)
     shape = spec.parse_shape(words[0])
     module = load(words[1])
-    with _users_code(f"{words[1]} cannot take {show(shape)}", ExitCode.BAD_DATA):
+    with users_code(f"{words[1]} cannot take {show(shape)}", ExitCode.BAD_DATA):
         return what(module, shape, getattr(torch, dtype) if dtype else None)
 
 
@@ -159,17 +160,33 @@ def load(word: str) -> nn.Module:
     return maker(word)()
 
 
-def maker(word: str) -> Callable[[], nn.Module]:
-    """What builds that module, each time anew; of one that is built already it makes copies."""
+@dataclass(frozen=True)
+class Maker:
+    """What builds a module, each time anew; of one that is built already it makes copies.
+
+    where, name, arguments  the parts of the word that named it; `home` is what was imported, `member` what is called
+    """
+
+    where: str
+    name: str
+    arguments: str
+    home: Any
+    member: Any
+
+    def __call__(self) -> nn.Module:
+        return _build(self.member, f"{self.where}:{self.name}", *read_arguments(self.arguments))
+
+
+def maker(word: str) -> Maker:
+    """Import what `word` names. This runs its code."""
     found = MODULE.fullmatch(word)
     if not found:
         raise DlkitError(f"{word!r} is not a module of your own", _EXAMPLE)
-    arguments = found["inside"] if found["inside"] is not None else found["after"]
-    positional, named = read_arguments(arguments or "")
-    with _users_code(f"{found['where']} cannot be imported", ExitCode.USAGE):
+    arguments = found["inside"] if found["inside"] is not None else found["after"] or ""
+    read_arguments(arguments)  # before anything is run
+    with users_code(f"{found['where']} cannot be imported", ExitCode.USAGE):
         home = _import(found["where"])
-    member = _member(home, found["where"], found["name"])
-    return lambda: _build(member, f"{found['where']}:{found['name']}", positional, named)
+    return Maker(found["where"], found["name"], arguments, home, _member(home, found["where"], found["name"]))
 
 
 def _import(where: str) -> Any:
@@ -215,7 +232,7 @@ def _build(found: Any, word: str, positional: list[Any], named: dict[str, Any]) 
     if isinstance(found, type) and not issubclass(found, nn.Module):
         raise DlkitError(f"{word} is a class, but not an nn.Module")
     _check_arguments(found, word, positional, named)
-    with _users_code(f"{word} cannot be built", ExitCode.USAGE):
+    with users_code(f"{word} cannot be built", ExitCode.USAGE):
         made = found(*positional, **named)
     if not isinstance(made, nn.Module):
         raise DlkitError(f"{word} returned {type(made).__name__}, not an nn.Module")
@@ -290,7 +307,7 @@ def _literal(text: str) -> Any:
 
 
 @contextlib.contextmanager
-def _users_code(what: str, code: ExitCode) -> Iterator[None]:
+def users_code(what: str, code: ExitCode) -> Iterator[None]:
     """Run code that is not ours: its prints go to stderr, and what it raises becomes one line with its place."""
     try:
         with contextlib.redirect_stdout(sys.stderr):
@@ -298,7 +315,7 @@ def _users_code(what: str, code: ExitCode) -> Iterator[None]:
     except DlkitError:
         raise
     except ModuleNotFoundError as failure:
-        message = f"{what}{_place(failure)}: it needs {failure.name!r}, which is not installed"
+        message = f"{what}{_at(failure)}: it needs {failure.name!r}, which is not installed"
         raise DlkitError(message, code=ExitCode.NO_DEPENDENCY) from None
     except SystemExit as stop:
         raise DlkitError(f"{what}: it ends the program (exit code {stop.code})", code=code) from None
@@ -306,13 +323,13 @@ def _users_code(what: str, code: ExitCode) -> Iterator[None]:
         if _is_ours(traceback.extract_tb(failure.__traceback__)[-1]):
             raise
         said = " ".join(str(failure).split())
-        raise DlkitError(f"{what}: {type(failure).__name__}{_place(failure)}: {said}", _meta_hint(said), code) from None
+        raise DlkitError(f"{what}: {type(failure).__name__}{_at(failure)}: {said}", _meta_hint(said), code) from None
 
 
 def _is_ours(frame: traceback.FrameSummary) -> bool:
     """Whether an exception came from dlkit's own code, and not from torch through the calls that are listened to."""
     listens = Path(frame.filename).name == "events.py" and frame.name in LISTENING
-    return frame.filename.startswith(_OURS) and not listens
+    return frame.filename.startswith(OURS) and not listens
 
 
 def _meta_hint(said: str) -> str | None:
@@ -321,17 +338,6 @@ def _meta_hint(said: str) -> str | None:
     return None
 
 
-def _place(failure: BaseException) -> str:
-    """Where the user's code was when it failed: the innermost line outside of torch, Python and dlkit."""
-    if isinstance(failure, SyntaxError):
-        return f" at {_short(failure.filename or '?')}:{failure.lineno}"
-    for frame in reversed(traceback.extract_tb(failure.__traceback__)):
-        outside = "site-packages" in frame.filename or frame.filename.startswith((_OURS, "<", sys.base_prefix + "/lib"))
-        if not outside:
-            return f" at {_short(frame.filename)}:{frame.lineno}"
-    return ""
-
-
-def _short(filename: str) -> str:
-    path = Path(filename)
-    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else filename
+def _at(failure: BaseException) -> str:
+    where = place(failure)
+    return f" at {where}" if where else ""

@@ -38,7 +38,7 @@ def answer(
     """The answer of `memory` for SHAPE MODULE."""
     refuse(said, _OF_THE_LANGUAGE, IN_THE_LANGUAGE)
     found = memory.result(
-        live.run(words, dtype, lambda module, shape, kind: _measured(module, shape, kind, freeze, plan)),
+        live.run(words, dtype, lambda module, shape, kind: measured(module, shape, kind, freeze, plan)),
         plan,
         room,
         said,
@@ -76,9 +76,7 @@ def _fused(
     return kernel(query, key, value, dropout_p, is_causal, attn_mask=attn_mask, scale=scale)[0]
 
 
-def _measured(
-    module: nn.Module, shape: Shape, dtype: torch.dtype | None, freeze: Sequence[str], plan: Plan
-) -> Measured:
+def measured(module: nn.Module, shape: Shape, dtype: torch.dtype | None, freeze: Sequence[str], plan: Plan) -> Measured:
     """`module` in the plan's precision, run forward with batches of 2 and 3."""
     module = on_meta(module)
     freeze_parameters(module, freeze)

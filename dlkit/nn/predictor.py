@@ -1,6 +1,6 @@
 """A run of `train` as a predictor: its network rebuilt from config.json, its weights from model.safetensors."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,10 +16,11 @@ from dlkit.core.layers import Shape
 from dlkit.core.run import Run
 from dlkit.data import Rows, Schema
 from dlkit.nn import device as devices
-from dlkit.nn.build import build
+from dlkit.nn.build import build, from_text
 from dlkit.nn.job import default_batch_size, normaliser
 from dlkit.nn.loader import Batches, Normalise
 from dlkit.nn.objective import Objective
+from dlkit.nn.own import again
 
 WEIGHTS = "model.safetensors"
 CHUNK_BYTES = 64 << 20
@@ -100,18 +101,21 @@ class Network:
             yield self.schema.inputs(rows, np.arange(start, min(start + size, rows.rows)))
 
 
-def open_network(run: Run, device: str = "auto", views: tuple[View, ...] = ()) -> Network:
-    """The network of a run of `train`. Damaged or foreign: exit code 65; no such device: 69."""
+def open_network(run: Run, device: str = "auto", views: tuple[View, ...] = (), modules: Sequence[str] = ()) -> Network:
+    """The network of a run of `train`. Damaged or foreign: exit code 65; no such device: 69.
+
+    modules  the modules of the user's own that the command line names: their code may be run
+    """
     where = devices.pick(device)
     if run.writes:
         raise DlkitError(
             f"{run.path}: a language model predicts no rows", "dlkit predict RUN --generate 200 lets it write"
         )
     schema = Schema.from_json(run.schema)
-    model = rebuild(run, schema.input_shape, (len(schema.classes) or 1,)).to(where).eval()
-    if len(schema.input_shape) == 3:
+    model = rebuild(run, schema.input_shape, (len(schema.classes) or 1,), modules).to(where).eval()
+    if len(schema.input_shape) == 3 and from_text(model):
         model = model.to(memory_format=torch.channels_last)
-    elif views:
+    if views and len(schema.input_shape) != 3:
         raise DlkitError(f"{run.path}: views are of images, and a row of its data is a table's")
     batch = run.config.get("batch_size")
     # Evaluation keeps no gradients: four batches' worth of rows fit where one did.
@@ -122,7 +126,7 @@ def open_network(run: Run, device: str = "auto", views: tuple[View, ...] = ()) -
     return Network(schema, model, objective, where, size, views or Network.views)
 
 
-def rebuild(run: Run, input: Shape, output: Shape) -> nn.Module:
+def rebuild(run: Run, input: Shape, output: Shape, modules: Sequence[str] = (), tokens: bool = False) -> nn.Module:
     """The network of a run with its weights. Damaged, or not from `input` to `output`: exit code 65.
 
     Built only where its weights are there: a text of a few bytes may ask for any number of them.
@@ -132,6 +136,18 @@ def rebuild(run: Run, input: Shape, output: Shape) -> nn.Module:
     except SafetensorError as failure:
         raise bad_data(f"{run.path / WEIGHTS}: damaged, or not safetensors ({failure})") from None
     text = run.config.get("network")
+    own = again(run, modules) if "module" in run.config else None
+    model = own.build(input, tokens) if own else _of_text(run, text, input, output, weights)
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError:  # names or shapes that differ: torch's own message is many lines long
+        raise bad_data(f"{run.path / WEIGHTS}: these are not the weights of {text!r:.40}") from None
+    if own:
+        own.answer(model.eval(), input, output, f"{run.path} was trained for another output", tokens)
+    return model
+
+
+def _of_text(run: Run, text: object, input: Shape, output: Shape, weights: dict[str, Tensor]) -> nn.Module:
     try:
         graph = spec.parse(text if isinstance(text, str) else "").graph
         steps = walk(graph, input)
@@ -139,9 +155,4 @@ def rebuild(run: Run, input: Shape, output: Shape) -> nn.Module:
         raise bad_data(f"{run.path}: config.json holds no network that can be built: {failure.message}") from None
     if steps[-1].output != output or sum(step.params for step in steps) > sum(w.numel() for w in weights.values()):
         raise bad_data(f"{run.path}: network, schema and weights do not belong together")
-    model = build(graph, input)
-    try:
-        model.load_state_dict(weights)
-    except RuntimeError:  # names or shapes that differ: torch's own message is many lines long
-        raise bad_data(f"{run.path / WEIGHTS}: these are not the weights of {text!r:.40}") from None
-    return model
+    return build(graph, input)

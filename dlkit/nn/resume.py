@@ -13,6 +13,7 @@ from dlkit.core.io import missing
 from dlkit.core.reading import said_as
 from dlkit.core.run import RunDirectory
 from dlkit.nn.checkpoint import FOLDER, Saved, header, listed
+from dlkit.nn.own import SOURCE
 
 HARMLESS = (
     "recipe.epochs",
@@ -20,6 +21,8 @@ HARMLESS = (
     "recipe.watch",
     "options.data",
     "options.network",
+    "module.word",
+    "module.package",
     "options.batch_size",
     "options.device",
     "versions",
@@ -27,7 +30,7 @@ HARMLESS = (
 )
 """What a resumed run may say anew: where the data lies, not what it is; how long to train, not how; what is looked at;
 and what is compared as it was understood, not as it was said."""
-_OWN = {"config.json", "schema.json", "metrics.jsonl", "manifest.json", ".lock", FOLDER, "model.safetensors"}
+_OWN = {"config.json", "schema.json", "metrics.jsonl", "manifest.json", ".lock", FOLDER, "model.safetensors", SOURCE}
 
 
 def find(resume: str | None, out: str | None, stem: str, config: Mapping[str, Any]) -> RunDirectory:
@@ -113,6 +116,10 @@ def _flat(tree: Mapping[str, Any], stem: str = "") -> dict[str, Any]:
 def _said(name: str, old: Any, new: Any) -> str:
     if name == "fingerprint":
         return "the data is not what it was (its fingerprint differs)"
+    if name.startswith("module.files."):
+        file = name.removeprefix("module.files.")
+        return f"{file} {'is not what it was' if old and new else 'was not' if new else 'is no longer'}" \
+            f"{'' if old and new else ' a source of the network'}"  # fmt: skip
     if name == "network":
         was, now = _first_difference(str(old), str(new))
         return f"the network differs: it was {was}, it is {now}"

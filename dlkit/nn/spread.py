@@ -1,6 +1,7 @@
 """One network trained by several processes: DDP, or FSDP2 with the weights in shards; batch norms over all of them."""
 
 import inspect
+import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -13,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from dlkit.core.errors import DlkitError
 from dlkit.core.recipe import Recipe
+from dlkit.nn.build import from_text
 from dlkit.nn.ranks import Ranks
 
 Forward = Callable[[Tensor], Tensor]
@@ -107,8 +109,12 @@ def distributed(model: nn.Module, forward: Forward, device: torch.device) -> Dis
     """DDP: gradients are averaged while the backward pass goes on. Buffers agree already, batch norms being synced."""
     ids = [device.index] if device.type == "cuda" else None
     known = inspect.signature(DistributedDataParallel.__init__).parameters
+    searches = not from_text(model)  # a forward of the user's own may leave out what it likes
+    warnings.filterwarnings("ignore", message="find_unused_parameters=True was specified")
     leave = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"  # renamed in torch 2.13
-    return DistributedDataParallel(_Whole(model, forward), device_ids=ids, **{leave: False})
+    return DistributedDataParallel(
+        _Whole(model, forward), device_ids=ids, find_unused_parameters=searches, **{leave: False}
+    )
 
 
 def sharded(model: nn.Module, recipe: Recipe) -> nn.Module:
@@ -127,11 +133,16 @@ def sharded(model: nn.Module, recipe: Recipe) -> nn.Module:
         normed = any("Norm" in type(inner).__name__ for inner in part.modules())
         return halved if recipe.precision == "bf16" and not normed else whole
 
-    for child in model.children():
+    # What a forward of the user's own calls, and whose weights it reads, is its own affair: that is gathered as one.
+    apart = from_text(model) and len(list(model.parameters())) == len(
+        list(model.named_parameters(remove_duplicate=False))
+    )
+    for child in model.children() if apart else ():
         if child not in lent and any(p.requires_grad for p in child.parameters()):
             fully_shard(child, mp_policy=policy(child))
     if not recipe.checkpoint_activations:  # there the parts are run one by one, and the whole is never called
-        fully_shard(model, mp_policy=policy(next(iter(lent))) if lent else whole)
+        rest = next(iter(lent)) if lent else model
+        fully_shard(model, mp_policy=policy(rest) if lent or not apart else whole)
     return model
 
 

@@ -7,7 +7,7 @@ from torch import nn
 
 from dlkit.core import console, network, spec
 from dlkit.core.errors import DlkitError
-from dlkit.core.graph import Graph, walk
+from dlkit.core.graph import walk
 from dlkit.core.job import JobOptions
 from dlkit.core.layers import show
 from dlkit.core.recipe import Recipe
@@ -16,11 +16,11 @@ from dlkit.data.split import Split
 from dlkit.data.texts import WRITING, TextSchema, read_texts
 from dlkit.nn import device as devices
 from dlkit.nn import precision
-from dlkit.nn.build import build
 from dlkit.nn.objective import Objective
+from dlkit.nn.own import open_own
 from dlkit.nn.ranks import ALONE, Ranks
 from dlkit.nn.sequence import Attention, Mlp
-from dlkit.nn.start import network_of, read_start
+from dlkit.nn.start import Network, network_of, starting
 from dlkit.nn.windows import Windows
 
 VOCAB, CONTEXT = "char", 128
@@ -46,9 +46,7 @@ def prepare_text(options: JobOptions, recipe: Recipe, ranks: Ranks = ALONE, shar
     train = Windows(texts.train, schema.context, size, device, options.seed, ranks, moves=True)
     valid = Windows(texts.valid, schema.context, 4 * size, device, options.seed, ranks)
     check_accumulate(recipe, train)
-    start = read_start(options.init_from, options.freeze)
-    if options.init_from or options.freeze:
-        start.check(build(graph, schema.input_shape), options.init_from)
+    start = starting(options, recipe, graph, schema.input_shape, tokens=True)
     objective = Objective(WRITING, schema.vocabulary.size, smoothing=recipe.label_smoothing or 0.0)
     sides = range(len(texts.train)), range(len(texts.train), texts.rows), range(0)  # of many tokens no array is needed
     fixed = objective, train, valid, device, {}, start, Split("end", *sides)  # type: ignore[arg-type]
@@ -68,12 +66,16 @@ def _refuse(options: JobOptions, recipe: Recipe) -> None:
             raise DlkitError(f"{name} has no effect: the data is a text for a language model")
 
 
-def _network(options: JobOptions, schema: TextSchema) -> tuple[str, Graph]:
-    """(short name, graph) of the user's network or the default one."""
+def _network(options: JobOptions, schema: TextSchema) -> tuple[str, Network]:
+    """(short name, network) of the user's network or the default one."""
     size, context = schema.vocabulary.size, schema.context
     words = options.network or (network_of(options.init_from).split() if options.init_from else ())
     if not words:
         return "gpt", spec.parse(default_text(size)).graph
+    if any(map(network.is_module, words)):
+        needs = f"each of {context} tokens has a score for each of {size}"
+        own = open_own(words).fitting(schema.input_shape, (context, size), needs, tokens=True)
+        return own.name, own
     net = network.read(words)
     if net.input is not None and net.input != schema.input_shape and options.network:
         hint = f"--context {net.input[0]}, or a network for {context} tokens"

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from safetensors.torch import save
-from torch import nn
 
 from dlkit import __version__
 from dlkit.core import console, signals
@@ -26,12 +25,13 @@ from dlkit.nn.device import describe
 from dlkit.nn.fit import Diverged, Epoch, fit
 from dlkit.nn.gauge import Gauge
 from dlkit.nn.job import Job
+from dlkit.nn.lora import merged
+from dlkit.nn.own import SOURCE
 from dlkit.nn.precision import set_matmul
 from dlkit.nn.resume import check
 from dlkit.nn.schedule import Plan
 from dlkit.nn.state import State
 from dlkit.nn.step import Stepper
-from dlkit.nn.tree import whole
 from dlkit.nn.verdict import Verdict, judge, train_score
 from dlkit.nn.watch import Watch
 
@@ -97,7 +97,14 @@ def run(job: Job, keeping: Keeping, directory: RunDirectory | None, bar: Bar, ou
         where = f"stopped at step {state.step}, in epoch {state.epoch} of {job.recipe.epochs}"
         if not directory:
             raise Echo(where, code=watch.code)
-        raise DlkitError(where, f"go on with: dlkit train --resume {shlex.quote(str(directory.path))}", watch.code)
+        raise DlkitError(where, f"go on with: dlkit train {_again(job, directory)}", watch.code)
+
+
+def _again(job: Job, directory: RunDirectory) -> str:
+    """The words that take the run up again. A module of the user's own is named by the command line alone, never by a
+    run, so that all of it has to be said."""
+    words = [job.options.words(), job.recipe.words()] if job.own else []
+    return " ".join([*filter(None, words), "--resume", shlex.quote(str(directory.path))])
 
 
 def _ready(job: Job, keeping: Keeping, directory: RunDirectory | None) -> tuple[State, Checkpoints]:
@@ -113,6 +120,8 @@ def _ready(job: Job, keeping: Keeping, directory: RunDirectory | None) -> tuple[
     if directory:
         directory.write_json("config.json", about)
         directory.write_json("schema.json", job.schema.to_json())
+        for name, text in job.own.sources.items() if job.own else ():
+            directory.write(f"{SOURCE}/{name}", text)
     checkpoints.save(state)
     return state, checkpoints
 
@@ -149,7 +158,7 @@ def _record(job: Job, state: State, epoch: Epoch, directory: RunDirectory | None
     state.stale = 0 if better else state.stale + 1
     if better:
         state.best, state.best_epoch = epoch.metric, epoch.epoch
-        state.best_weights = _host(state.stepper.judged)
+        state.best_weights = merged(state.stepper.judged)
     outcome.take(state)
     if directory:
         directory.log(row(epoch, job.objective.metric))
@@ -162,14 +171,9 @@ def _verdict(job: Job, state: State, outcome: Outcome) -> Verdict:
     return judge(objective, score, outcome.metric, job.valid.y.cpu(), outcome.valid_losses)
 
 
-def _host(model: nn.Module) -> dict[str, torch.Tensor]:
-    """A copy of the weights in main memory. Tied ones are copied each, so that any reader finds every name."""
-    return {name: whole(value.detach()).cpu().clone().contiguous() for name, value in model.state_dict().items()}
-
-
 def _finish(state: State, directory: RunDirectory | None) -> None:
     """The best weights under the name that everybody looks for, then the manifest."""
-    weights = state.best_weights or _host(state.stepper.judged)
+    weights = state.best_weights or merged(state.stepper.judged)
     if directory:
         directory.write("model.safetensors", save(weights))
         directory.finish()
@@ -190,6 +194,7 @@ def summary(job: Job, directory: RunDirectory | None, outcome: Outcome) -> dict[
         "run": str(directory.path) if directory else None,
         "task": job.objective.task,
         "params": job.params,
+        "trainable_params": job.trained,
         "epochs": outcome.epochs,
         "steps": outcome.steps,
         "metric": job.objective.metric,
@@ -217,4 +222,5 @@ def config(job: Job) -> dict[str, Any]:
         "fingerprint": job.dataset.fingerprint,
         "rows": job.dataset.rows,
         "versions": {"dlkit": __version__, "torch": torch.__version__, "python": platform.python_version()},
+        **({"module": job.own.facts} if job.own else {}),
     }

@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from dlkit.core.errors import DlkitError
 from dlkit.core.recipe import Recipe
-from dlkit.nn.build import Net
+from dlkit.nn.build import Net, from_text
 
 Forward = Callable[[Tensor], Tensor]
 
@@ -41,7 +41,7 @@ def checkpointed(model: nn.Module) -> Forward:
 
 
 def _pieces(model: nn.Module) -> list[tuple[Forward, list[nn.Module]]]:
-    if not isinstance(model, Net | nn.Sequential):
+    if not from_text(model):
         return []
     modules = list(model.children())
     bounds = [0, *_spaced(model.cuts() if isinstance(model, Net) else list(range(1, len(modules)))), len(modules)]

@@ -261,14 +261,39 @@ def test_lora_trains_its_adapters_alone():
     assert named["adapter optimiser states"] == 8 * adapters and named["adapter gradients"] == 2 * adapters
 
 
-@pytest.mark.parametrize("text", ["", "r=0", "r=-1", "r=nan", "r=1.5", "8", "r=8,targets=x", "r=8,r=9", "targets=q"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "r=0",
+        "r=-1",
+        "r=nan",
+        "r=1.5",
+        "8",
+        "r=8,targets=q;v",
+        "r=8,r=9",
+        "targets=q",
+        "r=8,b=2",
+        "r=8,alpha=1,alpha=2",
+    ],
+)
 def test_lora_refused(text):
-    with pytest.raises(ValueError, match=r"must be a rank and matrices.*Got"):
+    with pytest.raises(ValueError, match=r"must be a rank, an alpha and matrices.*Got"):
         parse_lora(text)
 
 
+@pytest.mark.parametrize("alpha", ["0", "-1", "inf", "nan", "x", ""])
+def test_an_alpha_is_a_number_above_0(alpha):
+    with pytest.raises(ValueError, match=r"alpha above 0.*Got"):
+        parse_lora(f"r=8,alpha={alpha}")
+
+
 def test_lora_targets():
-    assert parse_lora("r=8") == Lora(8, ("q", "v"))
+    assert (parse_lora("r=8"), parse_lora("r=8").scale) == (Lora(8), 1.0)
+    assert parse_lora("r=8,alpha=16") == Lora(8, (), 16.0) and parse_lora("r=8,alpha=16").scale == 2.0
+    assert str(parse_lora("alpha=16,r=8,targets=q,v")) == "r=8,alpha=16,targets=q,v"
+    assert memory.answer(["gpt2"], Plan(lora=Lora(8)), None, Room()).summary["lora"] == "r=8,targets=q,v"
+    assert memory.answer(["vgg11"], Plan(lora=Lora(8)), None, Room()).summary["lora"] == "r=8,targets=linear"
     assert parse_lora("r=16,targets=q,k,v,o,up,q") == Lora(16, ("q", "k", "v", "o", "up"))
     with pytest.raises(DlkitError, match=r"'gate' for --lora: this network has q, k, v, o, up, down"):
         total("gpt2", lora=Lora(1, ("gate",)))
