@@ -20,8 +20,9 @@ from dlkit.nn import estimate
 from dlkit.nn import lrfind as finder
 from dlkit.nn import train as training
 from dlkit.nn.gauge import findings
-from dlkit.nn.job import Job, prepare
+from dlkit.nn.job import Job
 from dlkit.nn.predictor import open_network
+from dlkit.nn.prepare import prepare
 from dlkit.nn.ranks import joined
 from dlkit.nn.resume import find
 

@@ -1,4 +1,4 @@
-"""A data set, a network and a split, made ready for training: what `train` and `lrfind` share."""
+"""What is fixed before the first step of training, and rows of a table, images or arrays made ready for it."""
 
 from dataclasses import dataclass
 from math import prod
@@ -15,7 +15,7 @@ from dlkit.core.job import JobOptions
 from dlkit.core.layers import Shape, show
 from dlkit.core.reading import MULTI_LABEL
 from dlkit.core.recipe import Recipe
-from dlkit.data import Dataset, Schema, fit_schema, hold_out, is_text, load
+from dlkit.data import Dataset, Schema, fit_schema, hold_out, load
 from dlkit.data.announce import announce
 from dlkit.data.labels import one_sided
 from dlkit.data.split import Split
@@ -24,12 +24,12 @@ from dlkit.nn import device as devices
 from dlkit.nn import precision
 from dlkit.nn.columns import fit_edges
 from dlkit.nn.default import default_network
+from dlkit.nn.initial import initialise
 from dlkit.nn.loader import Batches, Normalise
 from dlkit.nn.objective import Objective, make_objective
 from dlkit.nn.own import Own, open_own
 from dlkit.nn.ranks import ALONE, Ranks
 from dlkit.nn.start import Network, Start, make, network_of, starting
-from dlkit.nn.text import initialise, prepare_text
 
 
 @dataclass(frozen=True)
@@ -105,10 +105,8 @@ class Job:
         return f" ({-(-self.train.batch_size // self.ranks.world)} in each of {self.ranks.world} processes, {kind})"
 
 
-def prepare(options: JobOptions, recipe: Recipe, ranks: Ranks = ALONE, shard: bool = False) -> Job:
+def prepare_rows(options: JobOptions, recipe: Recipe, ranks: Ranks = ALONE, shard: bool = False) -> Job:
     """Read, split, fit the schema on the training side alone, parse the network and check that it fits the data."""
-    if is_text(options.data):
-        return prepare_text(options, recipe, ranks, shard)
     options.refuse_for_text()
     device = devices.pick(options.device)
     precision.check(recipe.precision, device)

@@ -1,9 +1,4 @@
-"""A text, a network and a split, made ready for training: `nn.job.prepare` for language models."""
-
-import math
-
-import torch
-from torch import nn
+"""A text, a network and a split, made ready for training: the way of language models."""
 
 from dlkit.core import console, network, spec
 from dlkit.core.errors import DlkitError
@@ -16,22 +11,19 @@ from dlkit.data.split import Split
 from dlkit.data.texts import WRITING, TextSchema, read_texts
 from dlkit.nn import device as devices
 from dlkit.nn import precision
+from dlkit.nn.job import Job, check_accumulate, default_batch_size
 from dlkit.nn.objective import Objective
 from dlkit.nn.own import open_own
 from dlkit.nn.ranks import ALONE, Ranks
-from dlkit.nn.sequence import Attention, Mlp
 from dlkit.nn.start import Network, network_of, starting
 from dlkit.nn.windows import Windows
 
 VOCAB, CONTEXT = "char", 128
-INIT_STD = 0.02
 LARGEST_BATCH = 64
 
 
-def prepare_text(options: JobOptions, recipe: Recipe, ranks: Ranks = ALONE, shard: bool = False):  # type: ignore[no-untyped-def]
+def prepare_text(options: JobOptions, recipe: Recipe, ranks: Ranks = ALONE, shard: bool = False) -> Job:
     """Read the text, hold out its end, fit the vocabulary on what comes before, and check that the network fits."""
-    from dlkit.nn.job import Job, check_accumulate, default_batch_size
-
     _refuse(options, recipe)
     device = devices.pick(options.device)
     precision.check(recipe.precision, device)
@@ -92,17 +84,3 @@ def default_text(vocabulary: int) -> str:
     """A small GPT in the network language: 4 blocks of width 128, 4 heads, the head tied to the embedding."""
     block = "sum(ln attn:4,causal=1 dropout:0.1 | ) sum(ln mlp:512 dropout:0.1 | )"
     return f"embed:{vocabulary},128 pos 4*({block}) ln lmhead:{vocabulary},tie=1"
-
-
-@torch.no_grad()
-def initialise(model: nn.Module) -> None:
-    """GPT-2's initial weights (Radford et al. 2019): N(0, .02), biases 0, ends of branches scaled."""
-    ends = [m.out for m in model.modules() if isinstance(m, Attention)]
-    ends += [m.down for m in model.modules() if isinstance(m, Mlp)]
-    for module in model.modules():
-        if isinstance(module, nn.Linear | nn.Embedding):
-            module.weight.normal_(0, INIT_STD)
-            if getattr(module, "bias", None) is not None:
-                module.bias.zero_()  # type: ignore[union-attr,operator]
-    for end in ends:
-        end.weight.normal_(0, INIT_STD / math.sqrt(len(ends)))

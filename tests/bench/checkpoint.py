@@ -22,7 +22,7 @@ from dlkit.core.recipe import Recipe
 from dlkit.core.run import RunDirectory
 from dlkit.nn.checkpoint import Checkpoints, listed
 from dlkit.nn.fit import fit
-from dlkit.nn.job import prepare
+from dlkit.nn.prepare import prepare
 from dlkit.nn.train import begin, config
 from dlkit.nn.watch import Watch
 

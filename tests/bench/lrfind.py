@@ -32,7 +32,8 @@ from dlkit.core.search import Search
 from dlkit.core.suggest import Sweep, combine
 from dlkit.nn import lrfind as finder
 from dlkit.nn.fit import Diverged, fit
-from dlkit.nn.job import Job, prepare
+from dlkit.nn.job import Job
+from dlkit.nn.prepare import prepare
 from dlkit.nn.train import begin
 from dlkit.nn.watch import Watch
 

@@ -37,8 +37,9 @@ from dlkit.core.job import JobOptions
 from dlkit.core.reading import WRITING, Reading
 from dlkit.core.recipe import Recipe
 from dlkit.nn.fit import fit
-from dlkit.nn.job import Job, prepare
+from dlkit.nn.job import Job
 from dlkit.nn.loader import Batches
+from dlkit.nn.prepare import prepare
 from dlkit.nn.sequence import Attention
 from dlkit.nn.train import begin
 from dlkit.nn.watch import Watch

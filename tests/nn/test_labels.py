@@ -11,8 +11,8 @@ from dlkit.core.errors import DlkitError
 from dlkit.core.job import JobOptions
 from dlkit.core.recipe import Recipe
 from dlkit.nn.augment import Augmenter
-from dlkit.nn.job import prepare
 from dlkit.nn.objective import Objective, evaluate, label_weights, make_objective
+from dlkit.nn.prepare import prepare
 from dlkit.nn.schedule import Rates
 from dlkit.nn.step import Stepper
 from dlkit.nn.verdict import judge

@@ -17,8 +17,8 @@ from dlkit.core.matrices import Lora, adapter_params, resolved_for
 from dlkit.core.recipe import Recipe
 from dlkit.core.spec import parse
 from dlkit.nn.build import build
-from dlkit.nn.job import prepare
 from dlkit.nn.lora import adapt, in_graph, merged
+from dlkit.nn.prepare import prepare
 from dlkit.nn.train import begin
 
 NETWORKS = {

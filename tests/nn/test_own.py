@@ -15,7 +15,7 @@ from torch import nn
 from dlkit.core.job import JobOptions
 from dlkit.core.recipe import Recipe
 from dlkit.nn.average import Ema
-from dlkit.nn.job import prepare
+from dlkit.nn.prepare import prepare
 from dlkit.nn.train import begin
 
 NET = """

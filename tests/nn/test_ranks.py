@@ -308,7 +308,7 @@ from dlkit.core import console
 from dlkit.core.job import JobOptions
 from dlkit.core.recipe import Recipe
 from dlkit.nn.fit import fit
-from dlkit.nn.job import prepare
+from dlkit.nn.prepare import prepare
 from dlkit.nn.ranks import joined
 from dlkit.nn.train import begin
 from dlkit.nn.watch import Watch

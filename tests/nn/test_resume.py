@@ -18,7 +18,8 @@ from dlkit.core.recipe import Recipe
 from dlkit.core.run import RunDirectory
 from dlkit.nn.checkpoint import Checkpoints, header, listed
 from dlkit.nn.fit import fit
-from dlkit.nn.job import Job, prepare
+from dlkit.nn.job import Job
+from dlkit.nn.prepare import prepare
 from dlkit.nn.state import State
 from dlkit.nn.train import begin, config
 from dlkit.nn.tree import pack

@@ -13,8 +13,8 @@ from dlkit.nn import estimate
 from dlkit.nn.blame import with_rows
 from dlkit.nn.fit import Diverged
 from dlkit.nn.gauge import Gauge, findings
-from dlkit.nn.job import prepare
 from dlkit.nn.objective import Objective
+from dlkit.nn.prepare import prepare
 from dlkit.nn.schedule import Rates
 from dlkit.nn.step import Stepper
 from dlkit.nn.train import begin

@@ -25,7 +25,7 @@ from dlkit.core.job import JobOptions
 from dlkit.core.recipe import Recipe
 from dlkit.core.run import RunDirectory
 from dlkit.nn.checkpoint import listed, parse, read
-from dlkit.nn.job import prepare
+from dlkit.nn.prepare import prepare
 from dlkit.nn.train import begin
 from dlkit.nn.watch import Watch
 
@@ -42,7 +42,7 @@ from dlkit.core.job import JobOptions
 from dlkit.core.recipe import Recipe
 from dlkit.core.run import RunDirectory
 from dlkit.nn.checkpoint import Checkpoints
-from dlkit.nn.job import prepare
+from dlkit.nn.prepare import prepare
 from dlkit.nn.train import begin, config
 
 def work(job, folder):

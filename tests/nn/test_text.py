@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from dlkit.nn.objective import Objective
+from dlkit.nn.objective import Objective, evaluate
 from dlkit.nn.windows import Windows
 
 CPU = torch.device("cpu")
@@ -167,3 +167,12 @@ def test_shakespeare_at_the_published_size(inside, shared):
     answer = json.loads(ran.out)
     assert answer["summary"]["steps"] <= 2000
     assert min(row["valid_loss"] for row in answer["rows"]) <= 1.88
+
+
+def test_evaluation_computes_the_cross_entropy_once(monkeypatch):
+    """Over a large vocabulary it is a good part of an evaluation."""
+    windows = Windows(np.arange(200, dtype=np.int32) % 7, 16, 4, CPU)
+    model, calls, real = torch.nn.Embedding(7, 7), [], F.cross_entropy
+    monkeypatch.setattr(F, "cross_entropy", lambda *args, **more: calls.append(1) or real(*args, **more))
+    loss, perplexity = evaluate(model, windows, Objective("language-model", 7))
+    assert len(calls) == len(list(windows.in_order())) and perplexity == pytest.approx(math.exp(loss))
