@@ -38,7 +38,7 @@ Network = Annotated[
         metavar="[NETWORK]...",
         autocompletion=complete.networks,
         help="Layers, a name (dlkit models), @FILE, - or FILE.py:CLASS, whose code is run. Left out: a perceptron "
-        "for tables, a CNN for images.",
+        "for tables, a CNN for images, a recurrent network for a column of text, a small GPT for a .txt.",
         show_default=False,
     ),
 ]
@@ -106,7 +106,7 @@ _READING: dict[str, Any] = {
     "numeric": _columns("Read as numbers."),
     "categorical": _columns("Read as categories."),
     "datetime": _columns("Read as dates and times."),
-    "text": _columns("Read as prose: words for baseline, else no feature."),
+    "text": _columns("Prose: words for baseline; the one column that train reads, as tokens; else no feature."),
     "id": _columns("Tells rows or groups apart: no feature.", "--id"),
     "drop": _columns("Left out."),
     "delimiter": Annotated[
@@ -167,13 +167,14 @@ _JOB: dict[str, Any] = {
     ],
     "vocab": Annotated[
         str | None,
-        typer.Option(metavar="char|byte|bpe:SIZE", help="What a token of a text is.", rich_help_panel=_TEXT,
+        typer.Option(metavar="char|byte|bpe:SIZE", help="What a token of a .txt or of --text COLUMN is.",
+                     rich_help_panel=_TEXT,
                      show_default="char"),
     ],
     "context": Annotated[
         int | None,
         typer.Option(min=1, max=1 << 20, metavar="TOKENS", help="Tokens that the network reads at once.",
-                     rich_help_panel=_TEXT, show_default="128"),
+                     rich_help_panel=_TEXT, show_default="128; of a column its longest text, 512 at most"),
     ],
     "freeze": Annotated[
         list[str] | None,

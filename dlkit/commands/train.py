@@ -5,6 +5,7 @@ Examples:
   dlkit train titanic.csv --target survived
   dlkit train films.csv --target drama --target comedy
   dlkit train mnist.npz conv:32,k3 relu maxpool:k2 flatten linear:10 --epochs 5
+  dlkit train reviews.csv --target label --text review --vocab bpe:4000
   dlkit train digits --lr $(dlkit lrfind digits -q)
   dlkit train digits --format jsonl | jq .accuracy
   dlkit train digits --resume runs/digits-cnn-1 --epochs 40

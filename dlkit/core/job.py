@@ -32,11 +32,18 @@ class JobOptions:
         if self.lora is not None and self.freeze:
             raise DlkitError("--freeze has no effect with --lora, which freezes all but its adapters")
 
-    def refuse_for_text(self) -> None:
-        """Refuse what is for a text alone, where the data is none."""
-        for name in ("vocab", "context"):
+    def text_column(self) -> str | None:
+        """The column that a network reads as tokens, the one that --text names; options of a text without one are
+        refused."""
+        names = self.reading.text
+        if len(names) > 1:
+            hint = f"dlkit baseline reads several; here --drop {shlex.quote(names[1])} leaves one out"
+            raise DlkitError(f"--text names {len(names)} columns, and a network reads one of them", hint)
+        for name in () if names else ("vocab", "context"):
             if getattr(self, name) is not None:
-                raise DlkitError(f"--{name} has no effect: {self.data} is not a text (.txt) for a language model")
+                hint = "--text COLUMN says which column of a table is one"
+                raise DlkitError(f"--{name} has no effect: {self.data} is not a text (.txt)", hint)
+        return names[0] if names else None
 
     def words(self) -> str:
         """The part of a command line that says this, defaults left out."""

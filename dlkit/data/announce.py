@@ -9,12 +9,15 @@ from dlkit.data.labels import each_alone
 from dlkit.data.leak import tell_tales
 
 
-def announce(dataset: Dataset, notes: Sequence[str] = ()) -> list[str]:
-    """Say how the data was read and split, and warn of columns that give the target away; these are returned."""
+def announce(dataset: Dataset, notes: Sequence[str] = (), only: str | None = None) -> list[str]:
+    """Say how the data was read and split, and warn of columns that give the target away; these are returned.
+
+    only  the one column that is read, if not all are: the others give nothing away
+    """
     for text in (*dataset.notes, *notes):
         console.note(text)
     leaks = []
-    for one in each_alone(dataset):
+    for one in () if only else each_alone(dataset):
         for name in tell_tales(one):
             leaks.append(name)
             console.warn(

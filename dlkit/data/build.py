@@ -40,11 +40,14 @@ def to_rows(table: Table, reading: Reading, only: Sequence[str] | None = None) -
     return Rows(columns=_described(frame, reading), frame=frame, **_common(table), notes=notes)
 
 
-def to_dataset(table: Table, reading: Reading, texts: bool = False, several: bool = False) -> Dataset:
+def to_dataset(
+    table: Table, reading: Reading, texts: bool = False, several: bool = False, only: str | None = None
+) -> Dataset:
     """The target taken out and encoded; rows without it are left out. The table's own columns are used up.
 
     texts    whether whoever asks can learn from columns of text
     several  whether it can learn several targets at once
+    only     the one column that it learns from
     """
     if table.arrays is not None:
         reading.refuse_for("a set of images", *NAMED)
@@ -57,7 +60,7 @@ def to_dataset(table: Table, reading: Reading, texts: bool = False, several: boo
     if not several:
         _refuse_several(table, chosen)
     _check_task(table, chosen, reading)
-    return _images(table, reading) if table.arrays is not None else _learnable(table, chosen, reading, texts)
+    return _images(table, reading) if table.arrays is not None else _learnable(table, chosen, reading, texts, only)
 
 
 def _refuse_several(table: Table, targets: Sequence[str]) -> None:
@@ -93,7 +96,7 @@ def _target(table: Table, names: Sequence[str], inference: Inference, reading: R
     return read_target(table.frame[names[0]], inference, reading.task, roles[0])
 
 
-def _learnable(table: Table, chosen: Sequence[str], reading: Reading, texts: bool) -> Dataset:
+def _learnable(table: Table, chosen: Sequence[str], reading: Reading, texts: bool, only: str | None) -> Dataset:
     source, names, name = table.place.source, table.frame.columns, ", ".join(chosen)
     features = [column for column in names if column not in (*chosen, *reading.drop)]
     frame, unread, inference = _typed(table, features, reading)
@@ -102,12 +105,14 @@ def _learnable(table: Table, chosen: Sequence[str], reading: Reading, texts: boo
     frame = frame if kept.all() else frame.filter(kept)
     columns = _described(frame, reading)
     unused = tuple(c for c in columns if not (c.role.is_used or (texts and c.role is Role.TEXT)))
-    if len(unused) == len(columns):
+    if len(unused) == len(columns) and only is None:
         raise bad_data(f"{source}: no column beside the target {name!r} can be learned from", _left_out(unused))
+    if only in chosen:
+        raise DlkitError(f"--text: column {only!r} is the target")
     # `class` may as well be a feature (it is one in the titanic's table): say what was taken.
     guessed = len(chosen) == 1 and not reading.named_targets and name not in ("target", "y")
     said = (f"target: {name}; --target names another",) if guessed else ()
-    left_out = _left_out(unused, unread)
+    left_out = _beside(only, [*frame.columns, *unread]) if only else _left_out(unused, unread)
     return Dataset(
         **_encoded(target, name),
         columns=columns,
@@ -166,6 +171,15 @@ def _typed(table: Table, names: list[str], reading: Reading) -> tuple[pl.DataFra
 
 def _described(frame: pl.DataFrame, reading: Reading) -> tuple[Column, ...]:
     return tuple(describe(values, reading.role(values.name)) for values in frame)
+
+
+def _beside(only: str, names: list[str]) -> str | None:
+    """One line on the columns beside the one that is read."""
+    others = [name for name in names if name != only]
+    if not others:
+        return None
+    listed = ", ".join(others[:20]) + (", …" if len(others) > 20 else "")
+    return f"columns not read: {listed}; a network that reads text reads nothing else"
 
 
 def _left_out(columns: tuple[Column, ...], unread: list[str] | None = None) -> str | None:

@@ -39,5 +39,5 @@ def _side(member: Member, table: Table, side: str) -> np.ndarray:
         valid, seed = float(options["valid"]), int(options["seed"])  # type: ignore[index]
     except (KeyError, TypeError, ValueError, DlkitError) as failure:
         raise bad_data(f"{member.name}: config.json does not say how the rows were split ({failure})") from None
-    split = hold_out(load(source, splitting.reading(reading), several=True), splitting, valid, seed)
+    split = hold_out(load(source, splitting.reading(reading), texts=True, several=True), splitting, valid, seed)
     return split.sides[side]

@@ -37,15 +37,18 @@ def read(source: str, reading: Reading = DEFAULT, columns: Sequence[str] | None 
     return to_rows(read_table(source, reading, labelled=False), reading, columns)
 
 
-def load(source: str, reading: Reading = DEFAULT, texts: bool = False, several: bool = False) -> Dataset:
+def load(
+    source: str, reading: Reading = DEFAULT, texts: bool = False, several: bool = False, only: str | None = None
+) -> Dataset:
     """Read a data set with the column to predict: `reading.target`, or one named target, label, y or class.
 
     Sources and errors are those of `read`; rows whose target is missing are left out, and a note says so.
 
     texts    whether columns of text can be learned from: a table of them alone is then no error
     several  whether several targets can be learned at once: `reading.targets`, or those that an array has for each row
+    only     the one column that is learned from, a note naming the others
     """
-    return to_dataset(read_table(source, reading, labelled=True), reading, texts, several)
+    return to_dataset(read_table(source, reading, labelled=True), reading, texts, several, only)
 
 
 def read_table(source: str, reading: Reading, labelled: bool) -> Table:

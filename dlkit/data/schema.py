@@ -5,12 +5,14 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+import polars as pl
 
 from dlkit.core.errors import bad_data
 from dlkit.core.reading import MULTI_LABEL, TASKS
 from dlkit.data import strict
 from dlkit.data.dataset import Dataset, Rows
-from dlkit.data.encode import Encoder, Scale, encoder_from_json, encoder_to_json, fit_encoder, match_type
+from dlkit.data.encode import Encoder, Scale, Text, encoder_from_json, encoder_to_json, fit_encoder, match_type
+from dlkit.data.tokens import Tokens
 
 FORMAT = 1
 CHUNK_ROWS = 1024
@@ -42,11 +44,13 @@ class Schema(_Plain):
     """Columns, categories, classes and scales. `encoders` make a table's features, in order; images have `pixels`.
 
     values  of several targets, whose names `classes` then are, the words of rows without and of rows with each
+    tokens  of a network of sequences, which reads one column of text, the only encoder's
     """
 
     encoders: tuple[Encoder, ...] = ()
     pixels: Pixels | None = None
     values: tuple[tuple[str, str], ...] = ()
+    tokens: Tokens | None = None
 
     @property
     def about(self) -> str:
@@ -74,23 +78,29 @@ class Schema(_Plain):
         return {encoder.column: slice(start, stop) for encoder, start, stop in pairs}
 
     def inputs(self, dataset: Rows, rows: np.ndarray | None = None) -> np.ndarray:
-        """What a network reads: N×F float32 of a table; N×C×H×W as it is, uint8 or float32, of images.
+        """What a network reads: N×F float32 of a table; N×L int32 tokens of its column of text, PAD after their end;
+        N×C×H×W as it is, uint8 or float32, of images.
 
         Columns are found by name. One that is missing, or holds what training did not: bad data.
         """
+        if self.tokens:
+            return self.tokens.encode(self._values(self.encoders[0], dataset, rows))
         return self._images(dataset, rows) if self.pixels else self._table(dataset, rows)
 
     def _table(self, dataset: Rows, rows: np.ndarray | None) -> np.ndarray:
-        if dataset.frame is None:
-            raise bad_data(f"{dataset.source}: images, where a table with {len(self.encoders)} columns is needed")
         out = np.zeros((dataset.rows if rows is None else len(rows), len(self.features)), np.float32)
         for encoder in self.encoders:
-            if encoder.column not in dataset.frame.columns:
-                raise bad_data(f"{dataset.source}: no column {encoder.column!r}, which the model needs")
-            values = dataset.frame[encoder.column]
-            values = values if rows is None else values.gather(rows)
-            encoder.encode(match_type(encoder, dataset, values, rows), out[:, self.slices[encoder.column]])
+            encoder.encode(self._values(encoder, dataset, rows), out[:, self.slices[encoder.column]])
         return out
+
+    def _values(self, encoder: Encoder, dataset: Rows, rows: np.ndarray | None) -> pl.Series:
+        """The cells of an encoder's column, in the type that it was fitted on."""
+        if dataset.frame is None:
+            raise bad_data(f"{dataset.source}: images, where a table with {len(self.encoders)} columns is needed")
+        if encoder.column not in dataset.frame.columns:
+            raise bad_data(f"{dataset.source}: no column {encoder.column!r}, which the model needs")
+        values = dataset.frame[encoder.column]
+        return match_type(encoder, dataset, values if rows is None else values.gather(rows), rows)
 
     def _images(self, dataset: Rows, rows: np.ndarray | None) -> np.ndarray:
         assert self.pixels is not None
@@ -133,6 +143,7 @@ class Schema(_Plain):
             "columns": [encoder_to_json(encoder) for encoder in self.encoders],
             "pixels": self.pixels and {name: _plain(value) for name, value in asdict(self.pixels).items()},
             **({"values": [list(pair) for pair in self.values]} if self.values else {}),
+            **({"tokens": self.tokens.to_json()} if self.tokens else {}),
         }
 
     @classmethod
@@ -141,15 +152,19 @@ class Schema(_Plain):
         where = "schema"
         names = {field.name for field in fields(_Plain)} | {"format", "columns", "pixels"}
         several = isinstance(data, dict) and data.get("task") == MULTI_LABEL
-        values = dict(strict.members(data, where, names | ({"values"} if several else set())))
+        more = ({"values"} if several else set()) | (
+            {"tokens"} if isinstance(data, dict) and "tokens" in data else set()
+        )
+        values = dict(strict.members(data, where, names | more))
         words = strict.value(tuple[tuple[str, ...], ...], values.pop("values", []), f"{where}: values")
         strict.check(values.pop("format") == FORMAT, where, f"not of format {FORMAT}: written by another version?")
-        columns, pixels = values.pop("columns"), values.pop("pixels")
+        columns, pixels, texts = values.pop("columns"), values.pop("pixels"), values.pop("tokens", None)
         strict.check(isinstance(columns, list), where, "columns is not a list")
         encoders = tuple(encoder_from_json(column, f"{where}: column {i}") for i, column in enumerate(columns, 1))
         plain = strict.read(_Plain, values, where)
         images = None if pixels is None else strict.read(Pixels, pixels, f"{where}: pixels")
-        schema = cls(**vars(plain), encoders=encoders, pixels=images, values=words)
+        tokens = Tokens.from_json(texts, f"{where}: tokens") if "tokens" in more else None
+        schema = cls(**vars(plain), encoders=encoders, pixels=images, values=words, tokens=tokens)
         schema._check()
         return schema
 
@@ -168,6 +183,10 @@ class Schema(_Plain):
             paired = pairs and len(self.values) == len(self.classes) and self.target is None
             strict.check(paired, where, "values do not fit the labels")
         strict.check(len(self.slices) == len(self.encoders), where, "a column is there twice")
+        if self.tokens:
+            one = len(self.encoders) == 1 and isinstance(self.encoders[0], Text) and pixels is None
+            strict.check(one and shape == (self.tokens.context,), where, "tokens are not those of one column of text")
+            return
         if pixels is None:
             fits = shape == (len(self.features),) and len(self.encoders) > 0
             strict.check(fits, where, "input_shape does not fit the columns")
@@ -184,11 +203,7 @@ def fit_schema(dataset: Dataset, rows: np.ndarray, texts: bool = False) -> Schem
 
     texts  columns of text are listed too, without features: for models that read them as they are
     """
-    mean = std = None
-    if dataset.task == "regression":
-        scale = Scale.fit(dataset.labels[rows], f"{dataset.source}: the target {dataset.target!r}")
-        mean, std = (scale.mean, scale.std) if scale else (float(dataset.labels[rows][0]), 1.0)
-    common = (dataset.task, dataset.target, dataset.classes, mean, std)
+    common = _of_target(dataset, rows)
     if dataset.arrays is not None:
         pixels = _fit_pixels(dataset.arrays, rows)
         return Schema(*common, dataset.arrays.shape[1:], pixels=pixels, values=dataset.values)
@@ -200,6 +215,22 @@ def fit_schema(dataset: Dataset, rows: np.ndarray, texts: bool = False) -> Schem
         raise bad_data(f"{dataset.source}: every column has one value on the training side: nothing to learn from")
     width = sum(len(encoder.features) for encoder in encoders)
     return Schema(*common, (width,), encoders, values=dataset.values)
+
+
+def text_schema(dataset: Dataset, rows: np.ndarray, column: str, tokens: Tokens) -> Schema:
+    """The schema of a network that reads one column of text alone; the target's part is fitted on `rows`."""
+    return Schema(*_of_target(dataset, rows), (tokens.context,), (Text(column),), values=dataset.values, tokens=tokens)
+
+
+def _of_target(
+    dataset: Dataset, rows: np.ndarray
+) -> tuple[str, str | None, tuple[str, ...], float | None, float | None]:
+    """(task, target, classes, mean, standard deviation): the mean and deviation of a regression."""
+    mean = std = None
+    if dataset.task == "regression":
+        scale = Scale.fit(dataset.labels[rows], f"{dataset.source}: the target {dataset.target!r}")
+        mean, std = (scale.mean, scale.std) if scale else (float(dataset.labels[rows][0]), 1.0)
+    return dataset.task, dataset.target, dataset.classes, mean, std
 
 
 def _fit_pixels(arrays: np.ndarray, rows: np.ndarray) -> Pixels:

@@ -8,6 +8,7 @@ from typing import Any, TypeVar, get_args, get_origin
 from dlkit.core.errors import bad_data
 
 T = TypeVar("T")
+MOST_CONTEXT = 1 << 20
 
 
 def read(cls: type[T], data: object, where: str) -> T:
@@ -58,3 +59,10 @@ def _number(data: object, where: str) -> float:
 def check(ok: bool, where: str, problem: str) -> None:
     if not ok:
         raise bad_data(f"{where}: {problem}")
+
+
+def context(value: object, where: str) -> int:
+    """A number of tokens that a network may read at once."""
+    if type(value) is not int or not 1 <= value <= MOST_CONTEXT:
+        raise bad_data(f"{where}: context is no number of tokens")
+    return value

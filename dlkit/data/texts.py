@@ -37,6 +37,7 @@ class TextSchema:
     task: ClassVar[str] = WRITING
     target: ClassVar[None] = None
     classes: ClassVar[tuple[str, ...]] = ()
+    tokens: ClassVar[None] = None
 
     @property
     def input_shape(self) -> tuple[int]:
@@ -52,9 +53,8 @@ class TextSchema:
         where = "schema"
         values = strict.members(data, where, {"format", "task", "context", "vocabulary"})
         strict.check(values["format"] == FORMAT and values["task"] == WRITING, where, "not one of a language model")
-        context = values["context"]
-        strict.check(isinstance(context, int) and 1 <= context <= 1 << 20, where, "context is no number of tokens")
-        return cls(vocabulary_from_json(values["vocabulary"], f"{where}: vocabulary"), int(str(context)))
+        context = strict.context(values["context"], where)
+        return cls(vocabulary_from_json(values["vocabulary"], f"{where}: vocabulary"), context)
 
 
 @dataclass(frozen=True, eq=False)

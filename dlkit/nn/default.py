@@ -4,9 +4,17 @@ from dlkit.data import Schema
 
 
 def default_network(schema: Schema, outputs: int) -> tuple[str, str]:
-    """(short name, text) for rows of `schema`: a perceptron on embedded columns, a convolutional net for C×H×W."""
+    """(short name, text) for rows of `schema`: a perceptron on embedded columns, a convolutional net for C×H×W, a
+    recurrent network for a column of text."""
     shape = schema.input_shape
+    if schema.tokens:
+        return "gru", _reader(schema.tokens.vocabulary.size, outputs)
     return ("cnn", _cnn(shape[1:], outputs)) if len(shape) == 3 else ("mlp", _mlp(schema, outputs))
+
+
+def _reader(vocabulary: int, outputs: int) -> str:
+    """A recurrent network and the mean of its states: on texts by the thousand it learns what a transformer misses."""
+    return f"embed:{vocabulary},64 dropout:0.1 gru:128 dropout:0.1 select:mean linear:{outputs}"
 
 
 def _mlp(schema: Schema, outputs: int) -> str:

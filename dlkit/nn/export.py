@@ -18,7 +18,9 @@ from dlkit.core.io import check_free, write_atomic
 from dlkit.core.result import Column, Result
 from dlkit.core.run import open_run
 from dlkit.data import Schema
+from dlkit.data.tokens import PAD
 from dlkit.nn.predictor import Network, open_network
+from dlkit.nn.sequence import Recurrent
 
 INPUT, OUTPUT, ROWS = "x", "y", "rows"
 ONNX_LIMIT = 2**31 - 1
@@ -34,7 +36,8 @@ Compute = Callable[[np.ndarray], np.ndarray]
 class Standalone(nn.Module):
     """Rows as a schema encodes them -> what `predict` says: pixels are normalised within, outputs are in real units.
 
-    x  B×F float32 features of a table, or B×C×H×W images in their own type
+    x  B×F float32 features of a table, B×context int64 tokens of a text and PAD after its end, or B×C×H×W images in
+       their own type
     y  B×classes probabilities, or B values in the target's units: float32
     """
 
@@ -69,6 +72,7 @@ def export(run: str, file: str, modules: Sequence[str] = ()) -> Result:
     if opened.command != "train":
         raise DlkitError(f"{run}: a run of {opened.command}; only a network that train has made can be exported")
     network = open_network(opened, "cpu", modules=modules)
+    _refuse_packed(network)
     written = _WRITERS[path.suffix](Standalone(network).eval(), _example(network.schema, 2))
     difference, ok = _compare(network, written.compute)
     if not ok:
@@ -78,10 +82,23 @@ def export(run: str, file: str, modules: Sequence[str] = ()) -> Result:
     return _result(network.schema, path, len(written.data), difference)
 
 
+def _refuse_packed(network: Network) -> None:
+    """A recurrent layer that begins at the end of each text goes by lengths, which no file can hold."""
+    for name, module in network.model.named_modules():
+        if isinstance(module, Recurrent) and module.packs:
+            message = f"{name} reads each text backwards from its own end: neither format can hold that"
+            raise DlkitError(message, "leave bidirectional=1 out, or use attn")
+
+
 def _example(schema: Schema, rows: int) -> np.ndarray:
-    """Rows such as training saw: standardised features, or pixels drawn over the range of their type."""
+    """Rows such as training saw: standardised features, texts of several lengths, or pixels drawn over the range of
+    their type."""
     rng = np.random.Generator(np.random.PCG64(rows))
     shape = (rows, *schema.input_shape)
+    if schema.tokens:
+        ends = rng.integers(1, schema.tokens.context, (rows, 1), endpoint=True)
+        tokens = rng.integers(0, schema.tokens.vocabulary.size, shape)
+        return np.where(np.arange(schema.tokens.context) < ends, tokens, PAD)
     if schema.pixels is None:
         return rng.standard_normal(shape, np.float32)
     if schema.pixels.dtype == "uint8":
@@ -167,13 +184,20 @@ def _quiet() -> Iterator[None]:
 
 def _result(schema: Schema, path: Path, size: int, difference: float) -> Result:
     width = "×".join(map(str, schema.input_shape))
-    dtype = schema.pixels.dtype if schema.pixels else "float32"
-    inputs = "pixels as they are read" if schema.pixels else "features, encoded as schema.json says"
+    dtype, inputs = "float32", "features, encoded as schema.json says"
+    if schema.pixels:
+        dtype, inputs = schema.pixels.dtype, "pixels as they are read"
+    elif schema.tokens:
+        dtype, inputs = (
+            "int64",
+            f"tokens of {schema.encoders[0].column}, by schema.json's vocabulary; {PAD} after its end",
+        )
     outputs = "probabilities" if schema.classes else f"{schema.target}, in its own units"
     outputs = "the probability of each label" if schema.values else outputs
     shape = f"{ROWS}×{len(schema.classes)}" if schema.classes else ROWS
+    names = [schema.encoders[0].column] if schema.tokens else list(schema.features)
     rows = [
-        {"tensor": INPUT, "shape": f"{ROWS}×{width}", "type": dtype, "holds": inputs, "names": list(schema.features)},
+        {"tensor": INPUT, "shape": f"{ROWS}×{width}", "type": dtype, "holds": inputs, "names": names},
         {"tensor": OUTPUT, "shape": shape, "type": "float32", "holds": outputs, "names": list(schema.classes)},
     ]
     summary = {"file": str(path), "format": path.suffix[1:], "bytes": size, "max_difference": difference}

@@ -25,9 +25,11 @@ from dlkit.nn import precision
 from dlkit.nn.columns import fit_edges
 from dlkit.nn.default import default_network
 from dlkit.nn.initial import initialise
-from dlkit.nn.loader import Batches, Normalise
+from dlkit.nn.loader import Batches, Normalise, Sequences
 from dlkit.nn.objective import Objective, make_objective
 from dlkit.nn.own import Own, open_own
+from dlkit.nn.padding import heed
+from dlkit.nn.prose import check_reads, fit_prose
 from dlkit.nn.ranks import ALONE, Ranks
 from dlkit.nn.start import Network, Start, make, network_of, starting
 
@@ -57,6 +59,8 @@ class Job:
         devices.seed_all(seed)
         shape = self.schema.input_shape
         model = make(self.graph, shape, self.schema.task == WRITING).to(self.device)
+        if self.schema.tokens and isinstance(self.graph, Graph):
+            heed(model, walk(self.graph, shape))
         for name, state in self.edges.items():
             model.get_submodule(name).load_state_dict(state, strict=False)
         if self.schema.task == WRITING and isinstance(self.graph, Graph):
@@ -107,23 +111,23 @@ class Job:
 
 def prepare_rows(options: JobOptions, recipe: Recipe, ranks: Ranks = ALONE, shard: bool = False) -> Job:
     """Read, split, fit the schema on the training side alone, parse the network and check that it fits the data."""
-    options.refuse_for_text()
+    column = options.text_column()
     device = devices.pick(options.device)
     precision.check(recipe.precision, device)
-    dataset = load(options.data, options.splitting.reading(options.reading), several=True)
+    dataset = load(options.data, options.splitting.reading(options.reading), several=True, only=column)
     split = hold_out(dataset, options.splitting, options.valid, options.seed)
-    announce(dataset, split.notes)
+    announce(dataset, split.notes, only=column)
     for text in one_sided(dataset, split.train):
         console.warn(text)
-    schema = fit_schema(dataset, split.train)
+    schema = fit_prose(dataset, split.train, column, options) if column else fit_schema(dataset, split.train)
     words = options.network or (network_of(options.init_from).split() if options.init_from else ())
     name, graph = _network(tuple(words), schema, dataset)
     size = options.batch_size or default_batch_size(len(split.train))
 
     def side(rows: np.ndarray, batch: int, augment: Augment | None = None) -> Batches:
         x, y = schema.inputs(dataset, rows), schema.targets(dataset, rows)
-        classes = len(schema.classes)
-        return Batches(x, y, batch, device, normaliser(schema, device), options.seed, ranks, augment, classes)
+        classes, kind = len(schema.classes), Sequences if schema.tokens else Batches
+        return kind(x, y, batch, device, normaliser(schema, device), options.seed, ranks, augment, classes)
 
     # Evaluation keeps no gradients: four batches' worth of rows fit where one did.
     train = side(split.train, min(size, len(split.train)), _augment(recipe, schema))
@@ -158,11 +162,14 @@ def _network(words: tuple[str, ...], schema: Schema, dataset: Dataset) -> tuple[
         name, text = default_network(schema, outputs)
         return name, spec.parse(text).graph
     if any(map(network.is_module, words)):
+        if schema.tokens:
+            message = "--text: a module of your own cannot be told where each text ends"
+            raise DlkitError(message, "write the network in the network language: embed, gru, attn, select")
         needs = f"{dataset.name} has {_needs(outputs, dataset)}"
         own = open_own(words).fitting(schema.input_shape, (outputs,), needs)
         return own.name, own
     net = network.for_data(words, outputs)
-    _check_fit(net, schema.input_shape, outputs, dataset)
+    _check_fit(net, schema, outputs, dataset)
     bare = words[0].partition(":")[0].removeprefix("@").rpartition("/")[2]
     return (bare.removesuffix(".dlk") if len(words) == 1 and bare != "-" else "net"), net.graph
 
@@ -172,14 +179,19 @@ def default_batch_size(rows: int) -> int:
     return min(max(2 ** round(np.log2(max(rows, 1) / 64)), 32), 512)
 
 
-def _check_fit(net: spec.Network, shape: Shape, outputs: int, dataset: Dataset) -> None:
+def _check_fit(net: spec.Network, schema: Schema, outputs: int, dataset: Dataset) -> None:
+    shape = schema.input_shape
     if net.input is not None and net.input != shape:
         raise DlkitError(
             f"the network says its input is {show(net.input)}, but a row of {dataset.name} is {show(shape)}"
         )
-    output = walk(net.graph, shape)[-1].output
+    steps = walk(net.graph, shape)
+    if schema.tokens:
+        check_reads(steps, schema.tokens)
+    output = steps[-1].output
     if output != (outputs,):
-        end = "end" if len(output) == 1 else "put 'flatten' or 'gap' before the end, and end"
+        pools = "'select:mean'" if schema.tokens else "'flatten' or 'gap'"
+        end = "end" if len(output) == 1 else f"put {pools} before the end, and end"
         raise DlkitError(
             f"the network's output is {show(output)}, but {dataset.name} has {_needs(outputs, dataset)}",
             f"{end} the network with 'linear:{outputs}'",

@@ -23,7 +23,7 @@ from dlkit.nn.ranks import Ranks, joined, losing
 
 _ENDLESS = timedelta(days=365)
 """The first process may wait for a slow reader of its answers as long as it likes, and the others for it."""
-_TYPES = (np.dtype(np.float32), np.dtype(np.float64), np.dtype(np.uint8), np.dtype(np.int64))
+_TYPES = (np.dtype(np.float32), np.dtype(np.float64), np.dtype(np.uint8), np.dtype(np.int64), np.dtype(np.int32))
 _HEADER = 9
 """Numbers before an array: which network's it is, its type, how many axes it has, their lengths."""
 _END = -1

@@ -56,6 +56,8 @@ class Batches:
     The order of an epoch is a function of (seed, epoch) alone: the same on every device, and nothing to save.
     """
 
+    moves_whole = True
+
     def __init__(
         self,
         inputs: np.ndarray,
@@ -71,7 +73,7 @@ class Batches:
         self.x, self.y = torch.from_numpy(inputs), torch.from_numpy(targets)
         self.rows, self.batch_size, self.device, self.seed = len(inputs), batch_size, device, seed
         self.normalise, self.ranks = normalise, ranks
-        if device.type != "cpu" and _fits(self.x, device):
+        if device.type != "cpu" and self.moves_whole and _fits(self.x, device):
             self.x, self.y = self.x.to(device), self.y.to(device)
         self.augment = Augmenter(augment, self.x, self.y, classes, seed) if augment else None
 
@@ -155,6 +157,18 @@ class Batches:
         # Convolutions run a third faster with channels last; for other ranks there is nothing to choose.
         x = x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
         return batch if x is batch.x else replace(batch, x=x)
+
+
+class Sequences(Batches):
+    """Rows of tokens N×L int32, negative after the end of each. A batch is as long as its longest row: so that nobody
+    has to wait for a device to say how long that is, the data stays in main memory.
+    """
+
+    moves_whole = False
+
+    def take(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        x, y = super().take(rows)
+        return x[:, : int((x >= 0).sum(1).max())].long(), y
 
 
 def _fits(x: Tensor, device: torch.device) -> bool:

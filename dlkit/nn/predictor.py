@@ -15,12 +15,15 @@ from dlkit.core.graph import walk
 from dlkit.core.layers import Shape
 from dlkit.core.run import Run
 from dlkit.data import Rows, Schema
+from dlkit.data.tokens import Tokens
 from dlkit.nn import device as devices
 from dlkit.nn.build import build, from_text
 from dlkit.nn.job import default_batch_size, normaliser
-from dlkit.nn.loader import Batches, Normalise
+from dlkit.nn.loader import Batches, Normalise, Sequences
 from dlkit.nn.objective import Objective
 from dlkit.nn.own import again
+from dlkit.nn.padding import heed
+from dlkit.nn.prose import check_reads
 
 WEIGHTS = "model.safetensors"
 CHUNK_BYTES = 64 << 20
@@ -89,7 +92,8 @@ class Network:
     def _run(self, inputs: np.ndarray, forward: Callable[[Tensor], Tensor]) -> np.ndarray:
         """`forward` of every row once, in order."""
         nothing = np.zeros(len(inputs), np.int64)
-        batches = Batches(inputs, nothing, self.batch_size, self.device, self.normalise).in_order()
+        kind = Sequences if self.schema.tokens else Batches
+        batches = kind(inputs, nothing, self.batch_size, self.device, self.normalise).in_order()
         parts = [sum(forward(view(x)) for view in self.views) / len(self.views) for x, _ in batches]
         return np.concatenate([part.cpu().numpy() for part in parts])
 
@@ -112,7 +116,8 @@ def open_network(run: Run, device: str = "auto", views: tuple[View, ...] = (), m
             f"{run.path}: a language model predicts no rows", "dlkit predict RUN --generate 200 lets it write"
         )
     schema = Schema.from_json(run.schema)
-    model = rebuild(run, schema.input_shape, (len(schema.classes) or 1,), modules).to(where).eval()
+    model = rebuild(run, schema.input_shape, (len(schema.classes) or 1,), modules, texts=schema.tokens)
+    model = model.to(where).eval()
     if len(schema.input_shape) == 3 and from_text(model):
         model = model.to(memory_format=torch.channels_last)
     if views and len(schema.input_shape) != 3:
@@ -126,9 +131,17 @@ def open_network(run: Run, device: str = "auto", views: tuple[View, ...] = (), m
     return Network(schema, model, objective, where, size, views or Network.views)
 
 
-def rebuild(run: Run, input: Shape, output: Shape, modules: Sequence[str] = (), tokens: bool = False) -> nn.Module:
+def rebuild(
+    run: Run,
+    input: Shape,
+    output: Shape,
+    modules: Sequence[str] = (),
+    tokens: bool = False,
+    texts: Tokens | None = None,
+) -> nn.Module:
     """The network of a run with its weights. Damaged, or not from `input` to `output`: exit code 65.
 
+    texts  how those of its rows are read, where they are texts
     Built only where its weights are there: a text of a few bytes may ask for any number of them.
     """
     try:
@@ -137,7 +150,7 @@ def rebuild(run: Run, input: Shape, output: Shape, modules: Sequence[str] = (), 
         raise bad_data(f"{run.path / WEIGHTS}: damaged, or not safetensors ({failure})") from None
     text = run.config.get("network")
     own = again(run, modules) if "module" in run.config else None
-    model = own.build(input, tokens) if own else _of_text(run, text, input, output, weights)
+    model = own.build(input, tokens) if own else _of_text(run, text, input, output, weights, texts)
     try:
         model.load_state_dict(weights)
     except RuntimeError:  # names or shapes that differ: torch's own message is many lines long
@@ -147,12 +160,17 @@ def rebuild(run: Run, input: Shape, output: Shape, modules: Sequence[str] = (), 
     return model
 
 
-def _of_text(run: Run, text: object, input: Shape, output: Shape, weights: dict[str, Tensor]) -> nn.Module:
+def _of_text(
+    run: Run, text: object, input: Shape, output: Shape, weights: dict[str, Tensor], texts: Tokens | None
+) -> nn.Module:
     try:
         graph = spec.parse(text if isinstance(text, str) else "").graph
         steps = walk(graph, input)
+        if texts:
+            check_reads(steps, texts)
     except DlkitError as failure:
         raise bad_data(f"{run.path}: config.json holds no network that can be built: {failure.message}") from None
     if steps[-1].output != output or sum(step.params for step in steps) > sum(w.numel() for w in weights.values()):
         raise bad_data(f"{run.path}: network, schema and weights do not belong together")
-    return build(graph, input)
+    model = build(graph, input)
+    return heed(model, steps) if texts else model

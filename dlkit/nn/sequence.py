@@ -6,12 +6,14 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from dlkit.core import sequence
 from dlkit.core.columns import Columns
 from dlkit.core.graph import Step, owners
 from dlkit.core.layers import Layer, Shape
 from dlkit.nn.columns import Columns as ColumnEmbeddings
+from dlkit.nn.padding import Lengths
 
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
@@ -28,6 +30,15 @@ def _table(*shape: int) -> nn.Parameter:
 
 
 # Embeddings and positions -----------------------------------------------------------------------
+
+
+class Embedding(nn.Embedding):
+    """torch's own; with `lengths` it takes B×T tokens that are negative after the end of a row, and notes where."""
+
+    lengths: Lengths | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x if self.lengths is None else self.lengths.note(x))
 
 
 class Positions(nn.Module):
@@ -105,12 +116,22 @@ class MoveAxis(nn.Module):
 
 
 class Select(nn.Module):
+    lengths: Lengths | None = None
+
     def __init__(self, which: str) -> None:
         super().__init__()
         self.which = which
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.lengths is not None and self.which != "first":
+            return self._of_real(x, self.lengths)
         return x.mean(1) if self.which == "mean" else x[:, 0 if self.which == "first" else -1]
+
+    def _of_real(self, x: Tensor, lengths: Lengths) -> Tensor:
+        count = lengths.of(x)
+        if self.which == "mean":
+            return (x * lengths.mask(x)[..., None].to(x.dtype)).sum(1) / count[:, None].to(x.dtype)
+        return x[torch.arange(len(x), device=x.device), count - 1]
 
 
 class Slice(nn.Module):
@@ -157,6 +178,8 @@ class RelativeBias(nn.Module):
 class Attention(nn.Module):
     """Self-attention on B×T×D; `sequence.Attention` says what each argument means."""
 
+    lengths: Lengths | None = None
+
     def __init__(self, layer: sequence.Attention, x: Shape) -> None:
         super().__init__()
         query, keys = layer.widths(x)
@@ -199,13 +222,17 @@ class Attention(nn.Module):
         length, window = x.shape[1], self.layer.window
         table = self.shared[0].bias if self.shared else self.bias
         windowed = window is not None and window < length
+        # A causal layer's real positions come before all that is not real.
+        real = None if self.lengths is None or self.layer.causal else self.lengths.mask(x)[:, None, None]
         if table is None and not windowed:
-            return None
+            return real
         kept = torch.ones(length, length, dtype=torch.bool, device=x.device)
         if self.layer.causal:
             kept = kept.tril()
         if window is not None and windowed:
             kept = kept.triu(1 - window)
+        if real is not None:
+            kept = kept & real
         if table is None:
             return kept
         return table(length).masked_fill(~kept, float("-inf")).to(x.dtype)
@@ -294,13 +321,28 @@ class TiedHead(nn.Module):
 class Recurrent(nn.Module):
     """A recurrent network's states, without its last ones."""
 
+    lengths: Lengths | None = None
+
     def __init__(self, network: nn.RNNBase) -> None:
         super().__init__()
         self.network = network
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.lengths is not None and self.packs:
+            return self._packed(x, self.lengths.of(x))
         states, _ = self.network(x)
         return states
+
+    @property
+    def packs(self) -> bool:
+        """Whether lengths matter to it: forwards alone, all that is real comes before what is not."""
+        return self.lengths is not None and self.network.bidirectional
+
+    def _packed(self, x: Tensor, count: Tensor) -> Tensor:
+        """Backwards, each row begins at its own end. torch wants the lengths on the host, and so waits for them."""
+        packed = pack_padded_sequence(x, count.cpu(), batch_first=True, enforce_sorted=False)
+        states, _ = self.network(packed)
+        return pad_packed_sequence(states, batch_first=True, total_length=x.shape[1])[0]
 
 
 def _recurrent(layer: sequence.Recurrent, x: Shape) -> nn.Module:
@@ -387,7 +429,7 @@ class PatchMerge(nn.Module):
 
 MAKERS: dict[type[Layer], Callable[..., nn.Module]] = {
     Columns: ColumnEmbeddings,
-    sequence.Embed: lambda layer, x: nn.Embedding(layer.num_embeddings, layer.embedding_dim),
+    sequence.Embed: lambda layer, x: Embedding(layer.num_embeddings, layer.embedding_dim),
     sequence.Positions: lambda layer, x: Positions(layer.max_length or x[0], x[1]),
     sequence.SinusoidalPositions: lambda layer, x: SinusoidalPositions(),
     sequence.Segments: lambda layer, x: Segments(layer.types, x[1]),

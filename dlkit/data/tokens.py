@@ -1,0 +1,64 @@
+"""A column of text as tokens: what a network of sequences reads of a table's row."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from dlkit.data import strict
+from dlkit.data.vocabulary import Vocabulary, fit_vocabulary, vocabulary_from_json
+
+VOCAB = "char"
+PAD = -1
+"""Stands after a text's last token where others are longer; no token of a vocabulary."""
+EMPTY = "\n"
+"""What an empty or missing text is read as: a network has to be shown something."""
+MOST_CONTEXT = 512
+"""Tokens of a text that are read at most, unless --context says otherwise."""
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """How a text becomes tokens: the first `context` of them."""
+
+    vocabulary: Vocabulary
+    context: int
+
+    def encode(self, texts: pl.Series) -> np.ndarray:
+        """N×L int32: as many columns as the longest of these texts has tokens, PAD after the end of the others."""
+        rows = [row[: self.context] for row in _encoded(self.vocabulary, texts)]
+        found = np.full((len(rows), max(map(len, rows), default=1)), PAD, np.int32)
+        for row, tokens in zip(found, rows, strict=True):
+            row[: len(tokens)] = tokens
+        return found
+
+    def to_json(self) -> dict[str, Any]:
+        return {"context": self.context, "vocabulary": self.vocabulary.to_json()}
+
+    @classmethod
+    def from_json(cls, data: object, where: str) -> "Tokens":
+        """What `to_json` made; anything else is bad data."""
+        values = strict.members(data, where, {"context", "vocabulary"})
+        context = strict.context(values["context"], where)
+        return cls(vocabulary_from_json(values["vocabulary"], f"{where}: vocabulary"), context)
+
+
+def fit_tokens(
+    texts: pl.Series, form: str, context: int | None, known: Vocabulary | None = None
+) -> tuple[Tokens, str | None]:
+    """(how the texts of the training side become tokens, a note on those that are cut).
+
+    form     --vocab, of a vocabulary that is fitted on these texts; `known` is one that is fitted already
+    context  tokens that are read of each; None: as many as the longest has, MOST_CONTEXT at most
+    """
+    vocabulary = known or fit_vocabulary(form, EMPTY.join([*texts.drop_nulls(), ""]))
+    lengths = np.array([len(row) for row in _encoded(vocabulary, texts)])
+    context = context or min(int(lengths.max()), MOST_CONTEXT)
+    longer = int((lengths > context).sum())
+    note = f"{longer:,} of {len(lengths):,} training texts have more than {context} tokens, and are cut there"
+    return Tokens(vocabulary, context), note if longer else None
+
+
+def _encoded(vocabulary: Vocabulary, texts: pl.Series) -> list[np.ndarray]:
+    return [vocabulary.encode(text or EMPTY) for text in texts]

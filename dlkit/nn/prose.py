@@ -1,0 +1,43 @@
+"""A column of text as what a network reads: its vocabulary, and whether the network fits that."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from dlkit.core import console
+from dlkit.core.errors import DlkitError, bad_data
+from dlkit.core.graph import Step
+from dlkit.core.job import JobOptions
+from dlkit.core.sequence import Embed
+from dlkit.data import Dataset, Schema
+from dlkit.data.infer import as_text
+from dlkit.data.schema import text_schema
+from dlkit.data.tokens import VOCAB, Tokens, fit_tokens
+from dlkit.nn.padding import check
+
+
+def fit_prose(dataset: Dataset, rows: np.ndarray, column: str, options: JobOptions) -> Schema:
+    """The schema of a network that reads one column of text alone, its vocabulary that of `rows`."""
+    if dataset.frame is None:
+        raise DlkitError(f"--text has no effect: {dataset.source} is no table")
+    texts = as_text(dataset.frame[column].gather(rows))
+    if not texts.drop_nulls().str.len_chars().sum():
+        raise bad_data(f"{dataset.source}: column {column!r} is empty on the training side: there is nothing to read")
+    tokens, note = fit_tokens(texts, options.vocab or VOCAB, options.context)
+    console.note(
+        f"{column!r} alone is read: {tokens.context} tokens at most, of a {tokens.vocabulary.kind} vocabulary of "
+        f"{tokens.vocabulary.size}"
+    )
+    if note:
+        console.note(f"{note}; --context says where")
+    return text_schema(dataset, rows, column, tokens)
+
+
+def check_reads(steps: Sequence[Step], tokens: Tokens) -> None:
+    """Refuse a network that does not read tokens, knows fewer of them than there are, or sees what follows a text."""
+    check(steps)
+    size = tokens.vocabulary.size
+    for step in steps:
+        if isinstance(step.layer, Embed) and step.layer.num_embeddings < size:
+            message = f"{step.name} ({step.text}) has {step.layer.num_embeddings} tokens, and the vocabulary {size}"
+            raise DlkitError(message, f"begin with 'embed:{size},{step.layer.embedding_dim}'")
