@@ -1,5 +1,6 @@
 """The processes of a run: who this one is, and what they agree on. One process alone agrees with itself."""
 
+import gc
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -20,10 +21,17 @@ PATIENCE = timedelta(minutes=10)
 
 class Ranks:
     """Process `rank` of `world`. What is agreed goes through main memory and a group of its own: the loop on a GPU is
-    not held up, and no gradient is in its way."""
+    not held up, and no gradient is in its way.
+
+    exchange  the group in which gradients and the sums of batch norms go
+    """
 
     def __init__(self, rank: int = 0, world: int = 1, group: dist.ProcessGroup | None = None) -> None:
         self.rank, self.world, self._group = rank, world, group
+        self.exchange: dist.ProcessGroup | None = None
+
+    def __deepcopy__(self, memo: object) -> "Ranks":
+        return self  # a copy of a network is trained by the same processes
 
     @property
     def alone(self) -> bool:
@@ -59,6 +67,24 @@ class Ranks:
         whole = torch.empty(int(size), dtype=torch.uint8) if whole is None else whole
         dist.broadcast(whole, 0, self._group)
         return whole.numpy().tobytes()
+
+    def meet(self) -> None:
+        """Open the exchange; all processes at the same place."""
+        self.exchange = dist.new_group(timeout=PATIENCE)
+
+    def part(self) -> None:
+        """Close the exchange from this side. Whoever waits in it for this process gets an error, and is free.
+
+        Gloo's connections end with the last reference to the group; of NCCL, kernels that wait must be called off.
+        """
+        if self.exchange is None:
+            return
+        if torch.cuda.is_available() and dist.get_backend(self.exchange) != "gloo":
+            dist.distributed_c10d._abort_process_group(self.exchange)
+        else:
+            dist.destroy_process_group(self.exchange)
+        self.exchange = None
+        gc.collect()
 
     def send(self, values: Tensor, to: int) -> None:
         """Values that process `to` is to `receive`, in the same order."""
@@ -109,7 +135,9 @@ def joined(patience: timedelta = PATIENCE) -> Iterator[Ranks]:
         ) from None
     try:
         with losing(rank):
-            yield Ranks(rank, world, group)
+            ranks = Ranks(rank, world, group)
+            ranks.meet()
+            yield ranks
     finally:
         ended = sys.exc_info()[1]
         if ended is None or getattr(ended, "code", None) in CODES.values():  # after an error the others may be gone

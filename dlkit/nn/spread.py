@@ -23,6 +23,8 @@ Forward = Callable[[Tensor], Tensor]
 class SyncedBatchNorm(_BatchNorm):
     """Batch norm over the rows of all processes, on any device (torch's own is for GPUs): two processes match one."""
 
+    ranks: Ranks
+
     def _check_input_dim(self, input: Tensor) -> None:
         """Any rank: the norm that this took the place of has seen to it."""
 
@@ -32,17 +34,21 @@ class SyncedBatchNorm(_BatchNorm):
         x = input.float()
         over = [d for d in range(x.dim()) if d != 1]
         count = torch.tensor([x.numel() / x.shape[1]], device=x.device)
-        sums = _summed(torch.cat([x.sum(over), count]))
+        sums = self._summed(torch.cat([x.sum(over), count]))
         mean, count = sums[:-1] / sums[-1], sums[-1]
         along = (1, -1) + (1,) * (x.dim() - 2)
         centred = x - mean.view(along)
         # Around the mean, in a second exchange: E[x²] − E[x]² would lose half the digits.
-        variance = _summed(centred.square().sum(over)) / count
+        variance = self._summed(centred.square().sum(over)) / count
         self._remember(mean.detach(), variance.detach() * (count / (count - 1)).detach())
         y = centred * torch.rsqrt(variance + self.eps).view(along)
         if self.affine:
             y = y * self.weight.view(along) + self.bias.view(along)
         return y.to(input.dtype)
+
+    def _summed(self, values: Tensor) -> Tensor:
+        summed: Tensor = _Sum.apply(values, self.ranks)
+        return summed
 
     def _remember(self, mean: Tensor, variance: Tensor) -> None:
         if not self.track_running_stats:
@@ -60,37 +66,46 @@ class _Sum(torch.autograd.Function):
     """A sum over processes. Each one's loss depends on all of the parts, so their gradients are summed likewise."""
 
     @staticmethod
-    def forward(ctx: Any, values: Tensor) -> Tensor:
+    def forward(ctx: Any, values: Tensor, ranks: Ranks) -> Tensor:
+        ctx.ranks = ranks
         summed = values.clone()
-        dist.all_reduce(summed)
+        dist.all_reduce(summed, group=ranks.exchange)
         return summed
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         summed = gradient.contiguous().clone()
-        dist.all_reduce(summed)
-        return summed
+        dist.all_reduce(summed, group=ctx.ranks.exchange)
+        return summed, None
 
 
-def _summed(values: Tensor) -> Tensor:
-    summed: Tensor = _Sum.apply(values)
-    return summed
-
-
-def synced(model: nn.Module, device: torch.device) -> nn.Module:
+def synced(model: nn.Module, device: torch.device, ranks: Ranks) -> nn.Module:
     """`model` with batch norms that see all processes; names, weights and buffers stay."""
     if device.type == "cuda":
-        return nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        return nn.SyncBatchNorm.convert_sync_batchnorm(model, ranks.exchange)
     for name, child in model.named_children():
         if isinstance(child, _BatchNorm):
             norm = SyncedBatchNorm(
                 child.num_features, child.eps, child.momentum, child.affine, child.track_running_stats
             )
             norm.__dict__.update(child.__dict__)
+            norm.ranks = ranks
             setattr(model, name, norm)
         else:
-            synced(child, device)
+            synced(child, device, ranks)
     return model
+
+
+def norms_of(model: nn.Module) -> list[nn.Module]:
+    """The batch norms that see all processes."""
+    return [module for module in model.modules() if isinstance(module, SyncedBatchNorm | nn.SyncBatchNorm)]
+
+
+def rejoin(norms: list[nn.Module], ranks: Ranks) -> None:
+    """The exchange is another: torch's own norms keep it, ours ask for it (and would keep one open that is to end)."""
+    for norm in norms:
+        if isinstance(norm, nn.SyncBatchNorm):
+            norm.process_group = ranks.exchange
 
 
 class _Whole(nn.Module):
@@ -105,7 +120,7 @@ class _Whole(nn.Module):
         return self.run[0](x)
 
 
-def distributed(model: nn.Module, forward: Forward, device: torch.device) -> DistributedDataParallel:
+def distributed(model: nn.Module, forward: Forward, device: torch.device, ranks: Ranks) -> DistributedDataParallel:
     """DDP: gradients are averaged while the backward pass goes on. Buffers agree already, batch norms being synced."""
     ids = [device.index] if device.type == "cuda" else None
     known = inspect.signature(DistributedDataParallel.__init__).parameters
@@ -113,7 +128,11 @@ def distributed(model: nn.Module, forward: Forward, device: torch.device) -> Dis
     warnings.filterwarnings("ignore", message="find_unused_parameters=True was specified")
     leave = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"  # renamed in torch 2.13
     return DistributedDataParallel(
-        _Whole(model, forward), device_ids=ids, find_unused_parameters=searches, **{leave: False}
+        _Whole(model, forward),
+        device_ids=ids,
+        process_group=ranks.exchange,
+        find_unused_parameters=searches,
+        **{leave: False},
     )
 
 
@@ -158,7 +177,7 @@ def check_shardable(recipe: Recipe) -> None:
 def average(gradients: list[Tensor], ranks: Ranks) -> None:
     """Average gradients over all processes, in place: what DDP does on the way, done after it."""
     flat = torch.cat([g.flatten() for g in gradients])
-    dist.all_reduce(flat)
+    dist.all_reduce(flat, group=ranks.exchange)
     flat /= ranks.world
     for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
         gradient.copy_(part.view(gradient.shape))

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from dlkit.core import console
 from dlkit.core.recipe import Recipe
@@ -14,15 +15,16 @@ from dlkit.nn.loader import Batch, Batches
 from dlkit.nn.objective import Objective
 from dlkit.nn.optimizer import make_optimizers, set_rates
 from dlkit.nn.precision import autocast, scaler
-from dlkit.nn.ranks import ALONE, Ranks
+from dlkit.nn.ranks import ALONE, Ranks, lost
 from dlkit.nn.schedule import Rates
-from dlkit.nn.spread import average, distributed, over_shards, own, sharded, synced, unsynced
+from dlkit.nn.spread import average, distributed, norms_of, over_shards, own, rejoin, sharded, synced, unsynced
 from dlkit.nn.wrap import wrapped
 
 LEAST_SCALE = 2.0**-10
 """A loss scale below this is no overflow of half precision: the gradients are not finite at any scale."""
 
 
+_MEMORY = "out of memory"
 TRIALS = 2
 """Steps at the start for which several processes are ready to run out of memory: the optimiser's moments come after the
 first."""
@@ -42,15 +44,19 @@ class Stepper:
     ) -> None:
         self.objective, self.recipe, self.ranks, self.shard = objective, recipe, ranks, shard
         self.model = model
-        place = next(model.parameters()).device
+        self.place = next(model.parameters()).device
         if not ranks.alone:
-            self.model = model = synced(model, place)
+            self.model = model = synced(model, self.place, ranks)
         if shard:
             sharded(model, recipe)
-        self.forward = wrapped(model, recipe)
+        self.bare = self.forward = wrapped(model, recipe)
         if not (ranks.alone or shard):
-            self.forward = distributed(model, self.forward, place)
+            self.forward = distributed(model, self.bare, self.place, ranks)
+        self.norms = norms_of(model)
+        self.has_batch_norm = any(isinstance(module, _BatchNorm) for module in model.modules())
         self.trials = 0 if shard else TRIALS
+        self.buffers = _kept_buffers(model)
+        self.before = [[buffer.clone() for buffer in alike] for alike in self.buffers]
         self.optimizers = make_optimizers(model, recipe)
         self.fused = not shard and all(group.get("fused") for o in self.optimizers for group in o.param_groups)
         self.parameters = [p for o in self.optimizers for group in o.param_groups for p in group["params"]]
@@ -76,35 +82,78 @@ class Stepper:
     def _gradients(self, batch: Batch, drawn: int | None) -> Tensor:
         """Gradients of the batch's mean loss, in ever smaller micro-batches while memory does not suffice.
 
-        Several processes have to agree on that before they exchange gradients, which DDP does on the way: so they do it
-        after the backward pass for the first steps, when memory runs out if it ever does.
+        Several processes have to agree on that before they exchange gradients, which DDP does on the way: so for the
+        first steps, when memory runs out if it ever does, they do it after the backward pass.
         """
         while True:
-            buffers = [buffer.clone() for buffer in self.model.buffers()] if self.trials else []
+            for kept, buffers in zip(self.before, self.buffers, strict=True):
+                torch._foreach_copy_(kept, buffers)
             apart = self.trials > 0 and not self.ranks.alone
-            loss = self._tried(batch, drawn, apart)
-            if self.ranks.largest([loss is None])[0] if apart else loss is None:
-                self._clear()
-                for buffer, before in zip(self.model.buffers(), buffers, strict=bool(buffers)):
-                    buffer.copy_(before)
-                self._halve(len(batch.y), batch.x.device)
-                continue
-            if apart:
-                average([p.grad for p in self.parameters if p.grad is not None], self.ranks)
-            self.trials = max(self.trials - 1, 0)
-            assert loss is not None
-            return loss
+            loss, reason = self._tried(batch, drawn, apart)
+            if self._had_room(reason, apart):
+                break
+            self._again_in_smaller_parts(batch)
+        if apart:
+            average([p.grad for p in self.parameters if p.grad is not None], self.ranks)
+        self.trials = max(self.trials - 1, 0)
+        assert loss is not None
+        return loss
 
-    def _tried(self, batch: Batch, drawn: int | None, apart: bool) -> Tensor | None:
-        """The loss, or None where memory ran out and that can be mended."""
+    def _tried(self, batch: Batch, drawn: int | None, apart: bool) -> tuple[Tensor | None, str]:
+        """(loss, nothing), or (None, what went wrong) where that can be mended: memory ran out here, or the exchange
+        with the others broke off, which may be because it ran out there."""
         if drawn is not None:
             seed_step(batch.x.device, drawn, self.ranks.rank)
         try:
-            return self._backward(batch, apart)
+            return self._backward(batch, apart), ""
         except (RuntimeError, MemoryError) as failure:
-            if not is_out_of_memory(failure) or not (apart or (self.ranks.alone and not self.shard)):
+            reason = _MEMORY if is_out_of_memory(failure) else str(failure)
+            if self.shard or not (reason == _MEMORY or (lost(failure) and not self.ranks.alone)):
                 raise
-        return None  # outside of the handler: the exception's traceback holds the activations
+        return None, reason  # outside of the handler: the exception's traceback holds the activations
+
+    def _had_room(self, reason: str, apart: bool) -> bool:
+        """Whether no process ran out of memory. RuntimeError where the exchange broke off for another reason.
+
+        Whoever failed takes leave of the exchange first, where the others may be waiting for its part; and so do they
+        when they are told. A host does not wait for its device's exchange: there all are asked after each step.
+        """
+        if self.ranks.alone or self.shard:
+            return not reason
+        tied = not apart or bool(self.norms)
+        if reason and tied:
+            self._part()
+        if not (reason or apart or self.place.type == "cuda"):
+            return True
+        if self.ranks.largest([reason == _MEMORY])[0]:
+            if tied:
+                self._part()
+            return False
+        if reason:
+            raise RuntimeError(reason)
+        return True
+
+    def _part(self) -> None:
+        self.forward = self.bare  # DDP holds on to the exchange
+        self._clear()
+        self.ranks.part()
+
+    def _again_in_smaller_parts(self, batch: Batch) -> None:
+        """Everything as it was before the step, and smaller micro-batches, in all processes."""
+        self._clear()
+        for kept, buffers in zip(self.before, self.buffers, strict=True):
+            torch._foreach_copy_(buffers, kept)
+        if not (self.ranks.alone or self.shard) and self.ranks.exchange is None:
+            self.ranks.meet()
+            rejoin(self.norms, self.ranks)
+            self.forward = distributed(self.model, self.bare, self.place, self.ranks)
+            self.trials = TRIALS
+        self._halve(self._least(batch), batch.x.device)
+
+    def _least(self, batch: Batch) -> int:
+        """The fewest rows that a process has of a batch: in so many parts each of them can take its own."""
+        rows = len(batch.targets)
+        return rows // self.ranks.world if rows >= self.ranks.world else rows
 
     def _halve(self, rows: int, device: torch.device) -> None:
         """Micro-batches of half the size; a single row is the end of it."""
@@ -115,14 +164,15 @@ class Stepper:
             torch.cuda.empty_cache()
         console.note(
             f"out of memory: the step's {rows} rows now go through in {self.accumulate} parts of "
-            f"{-(-rows // self.accumulate)}; the result is the same"
+            f"{-(-rows // self.accumulate)}; "
+            + ("batch norms see a part at a time" if self.has_batch_norm else "the result is the same")
         )
 
     def _backward(self, batch: Batch, apart: bool) -> Tensor:
         """Gradients of the mean loss of the batch; this process's part of that loss, without L1 and weight decay.
         `apart`: the gradients are not exchanged."""
         weight = self.objective.weight(batch.targets) / batch.part
-        count = min(self.accumulate, len(batch.y))
+        count = min(self.accumulate, self._least(batch))
         parts = [(batch.x, batch.y)]
         if count > 1:
             parts = list(zip(batch.x.tensor_split(count), batch.y.tensor_split(count), strict=True))
@@ -240,6 +290,15 @@ class Stepper:
             self.average.load_state_dict(state["average"])
         self.skipped = state["skipped"]
         self.accumulate = max(self.accumulate, state["accumulate"])
+
+
+def _kept_buffers(model: nn.Module) -> list[list[Tensor]]:
+    """The buffers that a step may change, those of one type together: what a network keeps of its own is in its
+    state; tables that are made anew are not."""
+    saved = model.state_dict()
+    buffers = [buffer for name, buffer in model.named_buffers() if name in saved]
+    kinds = dict.fromkeys(buffer.dtype for buffer in buffers)
+    return [[buffer for buffer in buffers if buffer.dtype == kind] for kind in kinds]
 
 
 def is_out_of_memory(failure: BaseException) -> bool:

@@ -22,6 +22,7 @@ from dlkit.core import console, signals
 from dlkit.core.errors import ExitCode
 from dlkit.core.io import write_atomic
 from dlkit.core.job import JobOptions
+from dlkit.core.keeping import Every
 from dlkit.core.recipe import Recipe
 from dlkit.core.run import RunDirectory
 from dlkit.nn.checkpoint import listed, parse, read
@@ -564,6 +565,44 @@ def test_out_of_memory_shrinks_the_micro_batch_alone(tmp_path, capfd, most, extr
         assert (one - other).abs().max() < 1e-6
     for one, other in zip(*(rows for rows, _ in ends), strict=True):
         assert abs(one.train_loss - other.train_loss) < 1e-6 and abs(one.valid_loss - other.valid_loss) < 1e-6
+
+
+@pytest.mark.parametrize("step", [0, 1, 4])
+@pytest.mark.parametrize("where", ["forward", "backward"])
+def test_batch_norms_record_a_step_that_is_tried_again_once(tmp_path, capfd, step, where):
+    """Out of memory behind the batch norms of a step: all is as if it had gone through in smaller parts at once."""
+    rng = np.random.default_rng(0)
+    path = tmp_path / "d.npz"
+    np.savez(path, X=rng.normal(size=(75, 5)).astype(np.float32), y=np.arange(75) % 3)
+    network = ("linear:9,bias=0", "bn", "relu", "linear:3")
+    job = prepare(JobOptions(str(path), network, batch_size=24), Recipe(epochs=3))
+    ends = []
+
+    def full(gradient: torch.Tensor) -> None:
+        raise torch.OutOfMemoryError("no room")
+
+    for is_short in (False, True):
+        state = begin(job)
+
+        def look(module, inputs, output, state=state, is_short=is_short):
+            if module.training and state.step >= step and len(output) > 6 and is_short:
+                full(output) if where == "forward" else output.register_hook(full)
+
+        state.model[-1].register_forward_hook(look)
+        with console.progress(0) as bar:
+            from dlkit.nn.fit import fit
+
+            losses = []
+            state.stepper.accumulate = 4 if step == 0 and not is_short else 1
+            for epoch in fit(state, job.train, job.valid, job.objective, job.recipe, Watch(Every(steps=1)), bar):
+                losses += [epoch.valid_loss] if epoch else []
+                if state.step >= step and not is_short:
+                    state.stepper.accumulate = 4
+        assert state.stepper.accumulate == 4
+        ends.append((losses, state.model.state_dict()))
+    assert "batch norms see a part at a time" in capfd.readouterr().err
+    assert ends[0][0] == ends[1][0]
+    assert all(torch.equal(value, ends[1][1][name]) for name, value in ends[0][1].items())
 
 
 def test_not_even_one_row(inside, monkeypatch):
