@@ -162,13 +162,13 @@ def _verified(job: Job, suggestion: float, epochs: int) -> dict[str, Any]:
     """The best of the rates around a suggestion, by short runs, as entries of the summary."""
     with console.progress(5 * epochs * len(job.train), "verifying") as bar:
         tried = finder.verify(job, suggestion, epochs, bar)
-    best, loss = min(tried, key=lambda pair: pair[1])
     for lr, value in tried:
         console.note(f"{epochs} epochs at {lr:g}: validation loss {value:.4g}")
-    if loss == float("inf"):
+    if min(loss for _, loss in tried) == float("inf"):
         raise DlkitError("every short run diverged", "try a lower --start", ExitCode.NO)
     runs = [{"lr": lr, "valid_loss": value} for lr, value in tried]
-    return {"suggestion": best, "method": f"the best of {len(tried)} runs of {epochs} epochs", "verified": runs}
+    method = f"the best of {len(tried)} runs of {epochs} epochs, each seen with its neighbours"
+    return {"suggestion": finder.chosen(tried), "method": method, "verified": runs}
 
 
 def _lrfind_result(job: Job, curve: Sweep, summary: dict[str, Any]) -> Result:

@@ -1,7 +1,7 @@
 """The learning-rate range test (Smith 2017): raise the rate a little every step and watch the loss."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import count
 
@@ -89,6 +89,17 @@ def verify(job: Job, suggestion: float, epochs: int, bar: Bar) -> list[tuple[flo
     for times in (APART**-0.5, APART**0.5):
         run(best * times)
     return sorted(tried.items())
+
+
+def chosen(tried: Sequence[tuple[float, float]]) -> float:
+    """The rate of least loss, of verified ones in order, where a rate's neighbours count half as much as itself each:
+    the last loss of a short run is noisy, and beside a rate that diverges nobody should train. ∞ and what is far off
+    count as three times the least.
+    """
+    losses = [min(loss, 3 * min(loss for _, loss in tried)) for _, loss in tried]
+    last = len(losses) - 1
+    smooth = [losses[max(i - 1, 0)] + 2 * losses[i] + losses[min(i + 1, last)] for i in range(len(losses))]
+    return tried[smooth.index(min(smooth))][0]
 
 
 def _best(tried: dict[float, float]) -> float:

@@ -209,7 +209,7 @@ def report(done: dict[str, Any]) -> None:
                 rows[name] = _row(rates, losses, curves, Recipe(optimizer=optimizer, schedule=schedule))
                 for part in PARTS:
                     tried = done.get(f"verify {name} {part}")
-                    chosen = min(tried, key=lambda one: one[1])[0] if tried else None
+                    chosen = finder.chosen(tried) if tried else None
                     rows[name][f"verify 1/{part}"] = regret(rates, losses, chosen)
                 rows[name]["left out"] = regret(rates, losses, left_out(done, task, optimizer, schedule))
     if not rows:

@@ -46,10 +46,19 @@ def test_the_printed_command_says_the_recipe(inside):
 
 
 def test_verified_by_short_runs(inside):
-    """The best validation loss of rates a factor of three apart, and its neighbours on both sides were tried."""
+    """The best of rates around the sweeps' suggestion, by validation loss."""
     answer = json.loads(inside("lrfind", "iris", "--verify", "2", "--json").out)["summary"]
     tried = {run["lr"]: run["valid_loss"] for run in answer["verified"]}
-    assert len(tried) >= 5 and answer["suggestion"] == min(tried, key=tried.get)
+    assert len(tried) >= 5 and list(tried) == sorted(tried) and answer["suggestion"] in tried
+
+
+def test_neighbours_have_a_say_in_which_rate_is_chosen():
+    from dlkit.nn.lrfind import chosen
+
+    assert chosen([(0.1, 4.0), (0.2, 3.0), (0.3, 4.0)]) == 0.2
+    assert chosen([(0.1, 3.2), (0.2, 3.1), (0.3, 3.0), (0.4, math.inf)]) == 0.2
+    assert chosen([(0.1, 3.0), (0.2, 3.1), (0.3, 6.0)]) == 0.1
+    assert chosen([(0.1, 5.0), (0.2, math.inf)]) == 0.1
 
 
 @pytest.mark.parametrize("best, runs", [(0.01, 5), (0.015, 5), (0.04, 6), (0.0005, 8), (0.3, 8)])
