@@ -9,7 +9,7 @@ import typer
 from dlkit.core.keeping import Every, Keeping
 from dlkit.core.result import Result
 
-_PANEL = "Run"
+_PANEL, _LOOK = "Run", "Seeing"
 
 
 def _interval(text: str) -> Every:
@@ -33,21 +33,33 @@ Resume = Annotated[
         rich_help_panel=_PANEL,
     ),
 ]
+Plot = Annotated[
+    str | None,
+    typer.Option(metavar="FILE", help="Draw the curves: .png, .svg or .pdf.", rich_help_panel=_LOOK,
+                 show_default="none"),
+]  # fmt: skip
+Tensorboard = Annotated[
+    bool,
+    typer.Option("--tensorboard", help="Write RUN/tensorboard, for tensorboard --logdir runs.", rich_help_panel=_LOOK),
+]
+_OPTIONS: dict[str, Any] = {
+    "checkpoint_every": ("5m", CheckpointEvery),
+    "keep": (Keeping.keep, Keep),
+    "resume": (None, Resume),
+    "plot": (None, Plot),
+    "tensorboard": (False, Tensorboard),
+}
 
 
 def keeping(command: Callable[..., Result]) -> Callable[..., Result]:
     """`command(job, recipe, keeping, …)` as `command(job, recipe, …)` with the options of a Keeping."""
 
     def wrapper(job: Any, recipe: Any, **said: Any) -> Result:
-        how = Keeping(said.pop("checkpoint_every"), said.pop("keep"), said.pop("resume"))
-        return command(job, recipe, how, **said)
+        how = {name: said.pop(name) for name in _OPTIONS}
+        return command(job, recipe, Keeping(every=how.pop("checkpoint_every"), **how), **said)
 
     job, recipe, _, *own = inspect.signature(command).parameters.values()
-    options = [
-        _option("checkpoint_every", "5m", CheckpointEvery),
-        _option("keep", Keeping.keep, Keep),
-        _option("resume", None, Resume),
-    ]
+    options = [_option(name, default, annotation) for name, (default, annotation) in _OPTIONS.items()]
     wrapper.__signature__ = inspect.Signature([job, recipe, *own, *options])  # type: ignore[attr-defined]
     wrapper.__module__ = command.__module__
     return wrapper

@@ -6,13 +6,14 @@ Examples:
   dlkit lrfind titanic.csv --target survived --json | jq .summary.suggestions
   dlkit lrfind digits --optimizer sgd --schedule constant
   dlkit lrfind digits --verify 3
+  dlkit lrfind digits --plot rates.png
 
 The suggestion is the median over seeds of what a rule says: minimum (lowest loss, divided by
 10), valley (half-way down the longest fall), steep (steepest fall), slide (before the final
 climb) or consensus (the median of the first three), times what was measured to be best for
 it, more for the peak of one-cycle than for a rate that stays. --verify trains a few epochs at
 rates around it under the schedule and takes the best by validation loss. Where the loss shows
-no clear fall there is no suggestion, and the exit code is 1. No file is written.
+no clear fall there is no suggestion, and the exit code is 1. --plot alone writes a file.
 FILE.py:CLASS is a module of your own: it is imported, which runs its code.
 Next: dlkit train with the same words and --lr; dlkit train --lr auto does both.
 """
@@ -61,9 +62,14 @@ def command(
         typer.Option(min=1, metavar="EPOCHS", help="Try rates around it in short runs.", rich_help_panel=_SWEEP,
                      show_default="none"),
     ] = None,
+    plot: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Draw the sweeps: .png, .svg or .pdf.", rich_help_panel="Seeing",
+                     show_default="none"),
+    ] = None,
 ) -> Result:  # fmt: skip
     if end <= start:
         raise typer.BadParameter(f"must be above --start ({start:g}). Got {end:g} instead.", param_hint="--end")
     from dlkit.nn import answers
 
-    return answers.lrfind(job, recipe, Search(start, end, steps, spacing, seeds, rule, verify))
+    return answers.lrfind(job, recipe, Search(start, end, steps, spacing, seeds, rule, verify), plot)

@@ -9,6 +9,7 @@ Examples:
   dlkit train digits --lr $(dlkit lrfind digits -q)
   dlkit train digits --format jsonl | jq .accuracy
   dlkit train digits --resume runs/digits-cnn-1 --epochs 40
+  dlkit train digits --plot curves.png --tensorboard
   dlkit train digits net.py:Net:width=64
   dlkit train mine.csv --init-from runs/yours-mlp-1 --lora r=8,alpha=16
 
@@ -64,5 +65,6 @@ def command(
 
     rival = _runs.rival(against, job.device, job.network) if against else None
     if dry_run:
+        keeping.refuse_pictures()
         return answers.dry_run(job, recipe)
     return answers.train(job, recipe, keeping, processes, out, rival)

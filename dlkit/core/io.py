@@ -50,6 +50,8 @@ def check_free(path: Path) -> None:
         raise DlkitError(f"{path} already exists", "name a file that is free", ExitCode.CANT_CREATE)
     if not path.parent.is_dir():
         raise DlkitError(f"{path}: there is no folder {path.parent}", code=ExitCode.CANT_CREATE)
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise DlkitError(f"{path}: the folder {path.parent} cannot be written to", code=ExitCode.CANT_CREATE)
 
 
 def write_atomic(path: Path, data: bytes) -> None:

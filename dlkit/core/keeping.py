@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from dlkit.core import units
+from dlkit.core.errors import DlkitError
 
 
 @dataclass(frozen=True)
@@ -24,14 +25,24 @@ class Every:
 
 @dataclass(frozen=True)
 class Keeping:
-    """every   between two checkpoints
-    keep    checkpoints that stay, the newest ones
-    resume  a run's directory, or `auto`: the newest unfinished run of the same command, a new one if there is none
+    """every        between two checkpoints
+    keep         checkpoints that stay, the newest ones
+    resume       a run's directory, or `auto`: the newest unfinished run of the same command, a new one if there is none
+    plot         a picture of the run, drawn at its end
+    tensorboard  write what TensorBoard shows, in the run's directory
     """
 
     every: Every = Every(seconds=300)
     keep: int = 2
     resume: str | None = None
+    plot: str | None = None
+    tensorboard: bool = False
+
+    def refuse_pictures(self) -> None:
+        """Where there is no run there is nothing to see."""
+        for flag, said in (("--plot", self.plot), ("--tensorboard", self.tensorboard)):
+            if said:
+                raise DlkitError(f"{flag} has no effect with --dry-run: nothing is trained", f"leave {flag} out")
 
 
 @dataclass(frozen=True)

@@ -93,10 +93,19 @@ class RunDirectory:
     def log(self, row: Mapping[str, Any]) -> None:
         """Append one line to metrics.jsonl. A number that is not finite is null there: JSON has none."""
         finite = {k: None if isinstance(v, float) and not abs(v) < float("inf") else v for k, v in row.items()}
-        with naming(self.path / METRICS), (self.path / METRICS).open("a", encoding="utf-8") as out:
-            out.write(json.dumps(finite, allow_nan=False) + "\n")
+        self.append(METRICS, (json.dumps(finite, allow_nan=False) + "\n").encode())
+
+    def append(self, name: str, data: bytes) -> None:
+        """Add to the end of a file, durably; a crash on the way may leave a part of `data`."""
+        with naming(self.path / name), (self.path / name).open("ab") as out:
+            out.write(data)
             out.flush()
             os.fsync(out.fileno())
+
+    def logged(self) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl."""
+        path = self.path / METRICS
+        return [json.loads(line) for line in path.read_bytes().splitlines()] if path.exists() else []
 
     def reopen_log(self, epochs: int) -> None:
         """Keep the first `epochs` lines of metrics.jsonl: those after them are of work that will be done again."""

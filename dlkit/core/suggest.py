@@ -88,13 +88,15 @@ def _slide(lrs: Sequence[float], ys: Sequence[float], slopes: Sequence[float]) -
 
 @dataclass(frozen=True)
 class Found:
-    """The answer over several seeds: the median suggestion, its spread, what each rule reads, and the mean curve."""
+    """The answer over several seeds: the median suggestion, its spread, what each rule reads, and the mean curve of the
+    sweeps."""
 
     suggestion: float | None
     low: float | None
     high: float | None
     rules: dict[str, float | None]
     curve: Sweep
+    sweeps: Sequence[Sweep]
 
     @property
     def decades(self) -> float | None:
@@ -117,10 +119,10 @@ def combine(sweeps: Sequence[Sweep], schedule: str, rule: str = "minimum") -> Fo
     values = [getattr(s, rule) for s in suggested if s.consensus is not None and getattr(s, rule) is not None]
     curve = _mean_curve(sweeps)
     if 2 * len(values) <= len(sweeps):
-        return Found(None, None, None, rules, curve)
+        return Found(None, None, None, rules, curve, sweeps)
     times = peak(rule, schedule)
     middle, low, high = (rounded(times * f(values)) for f in (statistics.median, min, max))
-    return Found(middle, low, high, rules, curve)
+    return Found(middle, low, high, rules, curve, sweeps)
 
 
 def _median(values: Sequence[float | None]) -> float | None:

@@ -9,6 +9,7 @@ from dlkit.core import console
 from dlkit.core.io import check_free
 from dlkit.core.reading import Reading
 from dlkit.core.result import Column, Result
+from dlkit.data import figure
 from dlkit.ml.checks import ablation as ablations
 from dlkit.ml.checks import adversarial, drift, duplicates, images, leak, neighbours, picture, schema, together, weights
 from dlkit.ml.checks.adversarial import Adversarial, Settings
@@ -71,11 +72,10 @@ class Report:
 
 def answer(request: Request, reading: Reading, embed: Embed | None = None) -> Result:
     """Run the checks, write what was asked for, and say what was found: `ok` is whether none failed."""
-    for path in (request.weights, request.plot):
-        if path is not None:
-            check_free(Path(path))
+    if request.weights is not None:
+        check_free(Path(request.weights))
     if request.plot is not None:
-        picture.figure_class(Path(request.plot))
+        figure.check(request.plot)
     sides = open_sides(request.train, request.valid, reading, request.split, request.groups, request.time)
     if request.ablate:
         ablations.refuse(sides)

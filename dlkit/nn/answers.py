@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 from dlkit.core import console, draw
@@ -14,11 +15,13 @@ from dlkit.core.recipe import Recipe
 from dlkit.core.result import Column, Result, Row
 from dlkit.core.run import RunDirectory, open_run
 from dlkit.core.search import Search
-from dlkit.core.suggest import Sweep, peak
+from dlkit.core.suggest import Found, peak
+from dlkit.data import figure
 from dlkit.data.compare import Rival, compare
-from dlkit.nn import estimate
+from dlkit.nn import estimate, picture, scalars
 from dlkit.nn import lrfind as finder
 from dlkit.nn import train as training
+from dlkit.nn.fit import Diverged
 from dlkit.nn.gauge import findings
 from dlkit.nn.job import Job
 from dlkit.nn.predictor import open_network
@@ -38,18 +41,27 @@ def train(
     """Prepare everything, so that what can fail fails before the first row, then train as the rows are read."""
     with ExitStack() as group:
         ranks = group.enter_context(joined())
+        if restarted():
+            keeping = replace(keeping, resume=keeping.resume or "auto")
+        _check_pictures(keeping)
         job = prepare(options, recipe, ranks, processes.shard)
         if rival:
             rival.check(job.dataset)
         if recipe.find_lr:
             job = _with_rate(job)
         training.begin(job)  # what cannot be built is an error of the command line, not of the run
-        if restarted():
-            keeping = replace(keeping, resume=keeping.resume or "auto")
         stem = f"{job.dataset.name}-{job.name}"
         directory = find(keeping.resume, out, stem, training.config(job)) if ranks.first else None
         console.note(job.describe())
         return _training(job, keeping, directory, rival, group.pop_all())
+
+
+def _check_pictures(keeping: Keeping) -> None:
+    """Whether what is to be seen of the run can be written. A run that is taken up draws its picture anew."""
+    if keeping.plot is not None:
+        figure.check(keeping.plot, replaces=keeping.resume is not None)
+    if keeping.tensorboard:
+        scalars.check()
 
 
 def _training(
@@ -101,11 +113,16 @@ def _epochs(
     group: ExitStack,
 ) -> Iterator[Row]:
     with group, console.progress(job.recipe.epochs * len(job.train), "training") as bar:
-        for epoch in training.run(job, keeping, directory, bar, outcome):
-            row = training.row(epoch, job.objective.metric)
-            shown = f"epoch {epoch.epoch}  {job.objective.metric} {epoch.metric:.4g}"
-            bar.describe(shown)
-            yield row
+        try:
+            for epoch in training.run(job, keeping, directory, bar, outcome):
+                row = training.row(epoch, job.objective.metric)
+                shown = f"epoch {epoch.epoch}  {job.objective.metric} {epoch.metric:.4g}"
+                bar.describe(shown)
+                yield row
+        except Diverged:
+            _draw(job, keeping, directory)
+            raise
+    _draw(job, keeping, directory)
     summary.update(training.summary(job, directory, outcome))
     for text in findings(list(outcome.layers)) if job.recipe.watch else ():
         console.note(f"watch: {text}")
@@ -113,6 +130,13 @@ def _epochs(
         console.note(f"verdict: {outcome.verdict.text}")
     if rival and directory:
         summary["against"] = _against(job, directory, rival)
+
+
+def _draw(job: Job, keeping: Keeping, directory: RunDirectory | None) -> None:
+    """The picture of a run, which shows the epochs before it was taken up as well."""
+    rows = directory.logged() if directory and keeping.plot else []
+    if rows and directory and keeping.plot:
+        picture.training(Path(keeping.plot), job, rows, str(directory.path))
 
 
 def _against(job: Job, directory: RunDirectory, rival: Rival) -> dict[str, Any]:
@@ -130,13 +154,15 @@ def _against(job: Job, directory: RunDirectory, rival: Rival) -> dict[str, Any]:
     return {"run": rival.path, found.metric: found.theirs, "difference": found.ours - found.theirs, "z": found.z}
 
 
-def lrfind(options: JobOptions, recipe: Recipe, search: Search) -> Result:
+def lrfind(options: JobOptions, recipe: Recipe, search: Search, plot: str | None = None) -> Result:
     """Sweep once a seed, and answer with the median suggestion; none where the loss shows no clear minimum."""
     with joined() as ranks:
-        return _sweeps(prepare(options, recipe, ranks), search)
+        if plot is not None:
+            figure.check(plot)
+        return _sweeps(prepare(options, recipe, ranks), search, plot)
 
 
-def _sweeps(job: Job, search: Search) -> Result:
+def _sweeps(job: Job, search: Search, plot: str | None) -> Result:
     recipe = job.recipe
     console.note(job.describe())
     with console.progress(search.seeds * search.steps, "sweeping") as bar:
@@ -155,7 +181,9 @@ def _sweeps(job: Job, search: Search) -> Result:
     }
     if search.verify and found.suggestion is not None:
         summary |= _verified(job, found.suggestion, search.verify)
-    return _lrfind_result(job, found.curve, summary)
+    if plot is not None and job.ranks.first:
+        picture.sweeps(Path(plot), job, search, found, summary)
+    return _lrfind_result(job, found, summary)
 
 
 def _verified(job: Job, suggestion: float, epochs: int) -> dict[str, Any]:
@@ -171,7 +199,8 @@ def _verified(job: Job, suggestion: float, epochs: int) -> dict[str, Any]:
     return {"suggestion": finder.chosen(tried), "method": method, "verified": runs}
 
 
-def _lrfind_result(job: Job, curve: Sweep, summary: dict[str, Any]) -> Result:
+def _lrfind_result(job: Job, found: Found, summary: dict[str, Any]) -> Result:
+    curve = found.curve
     columns = [Column("step", "int"), *(Column(name, "float") for name in ("lr", "loss", "smoothed"))]
     points = zip(curve.lrs, curve.losses, curve.smoothed, strict=True)
     rows = [{"step": i, "lr": lr, "loss": a, "smoothed": b} for i, (lr, a, b) in enumerate(points, 1)]

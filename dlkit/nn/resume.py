@@ -14,6 +14,7 @@ from dlkit.core.reading import said_as
 from dlkit.core.run import RunDirectory
 from dlkit.nn.checkpoint import FOLDER, Saved, header, listed
 from dlkit.nn.own import SOURCE
+from dlkit.nn.scalars import FOLDER as SCALARS
 
 HARMLESS = (
     "recipe.epochs",
@@ -30,7 +31,10 @@ HARMLESS = (
 )
 """What a resumed run may say anew: where the data lies, not what it is; how long to train, not how; what is looked at;
 and what is compared as it was understood, not as it was said."""
-_OWN = {"config.json", "schema.json", "metrics.jsonl", "manifest.json", ".lock", FOLDER, "model.safetensors", SOURCE}
+_OWN = {
+    *("config.json", "schema.json", "metrics.jsonl", "manifest.json", "model.safetensors", ".lock"),
+    *(FOLDER, SCALARS, SOURCE),
+}
 
 
 def find(resume: str | None, out: str | None, stem: str, config: Mapping[str, Any]) -> RunDirectory:

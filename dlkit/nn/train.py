@@ -29,6 +29,7 @@ from dlkit.nn.lora import merged
 from dlkit.nn.own import SOURCE
 from dlkit.nn.precision import set_matmul
 from dlkit.nn.resume import check
+from dlkit.nn.scalars import Scalars
 from dlkit.nn.schedule import Plan
 from dlkit.nn.state import State
 from dlkit.nn.step import Stepper
@@ -72,6 +73,7 @@ def run(job: Job, keeping: Keeping, directory: RunDirectory | None, bar: Bar, ou
     started, watch = time.perf_counter(), Watch(keeping.every, job.ranks)
     with signals.deferred(), directory or nullcontext():
         state, checkpoints = _ready(job, keeping, directory)
+        scalars = Scalars.begin(directory, keeping.tensorboard) if directory else None
         gauge = Gauge(state.model, state.stepper.optimizers) if job.recipe.watch else None
         bar.advance(state.step)
         try:
@@ -82,6 +84,8 @@ def run(job: Job, keeping: Keeping, directory: RunDirectory | None, bar: Bar, ou
                     continue
                 epoch = replace(epoch, layers=gauge.take()) if gauge else epoch
                 _record(job, state, epoch, directory, outcome)
+                if scalars:
+                    scalars.add(row(epoch, job.objective.metric))
                 outcome.seconds = time.perf_counter() - started
                 yield epoch
         except Diverged as failure:

@@ -1,6 +1,5 @@
 """What the checks saw, as a picture: the ROC curve, the columns that tell, how the worst of them are distributed."""
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -8,29 +7,14 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from dlkit.core.console import safe
-from dlkit.core.errors import DlkitError, ExitCode
-from dlkit.core.io import write_atomic
-from dlkit.data import Role
+from dlkit.data import Role, figure
+from dlkit.data.figure import TRAIN, VALID
 from dlkit.ml.checks.adversarial import Adversarial
 from dlkit.ml.checks.drift import Drift, column_of
 from dlkit.ml.checks.matrix import frequent
 from dlkit.ml.checks.sides import Sides
 
-FORMATS = (".png", ".svg", ".pdf")
 MOST_BARS, MOST_COLUMNS, MOST_CATEGORIES, BINS = 8, 4, 8, 30
-TRAIN, VALID = "#4878a8", "#d1792e"
-
-
-def figure_class(path: Path) -> Any:
-    """matplotlib's Figure, which draws without a screen. Not installed: exit code 69; another suffix: 2."""
-    if path.suffix.lower() not in FORMATS:
-        raise DlkitError(f"--plot {path}: the name must end in {', '.join(FORMATS)}")
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise DlkitError("--plot needs matplotlib", "pip install 'dlkit[plot]'", ExitCode.NO_DEPENDENCY) from None
-    return Figure
 
 
 def draw(path: Path, sides: Sides, found: Adversarial, drifts: Sequence[Drift]) -> None:
@@ -38,16 +22,14 @@ def draw(path: Path, sides: Sides, found: Adversarial, drifts: Sequence[Drift]) 
     names = [one.name for one in found.columns if one.name in sides.features]
     names += [one.column for one in sorted(drifts, key=lambda one: -one.effect) if one.column not in names]
     names = names[:MOST_COLUMNS]
-    figure = figure_class(path)(figsize=(12, 7.5), layout="constrained")
-    above, below = figure.subfigures(2, 1)
+    picture = figure.make(path, 12, 7.5)
+    above, below = picture.subfigures(2, 1)
     roc, bars = above.subplots(1, 2)
     _roc(roc, sides, found)
     _bars(bars, found)
     for axes, name in zip(below.subplots(1, max(len(names), 1), squeeze=False)[0], names, strict=False):
         _distribution(axes, sides.frame[name], sides.roles[name], sides.is_valid)
-    out = io.BytesIO()
-    figure.savefig(out, format=path.suffix[1:].lower(), dpi=120)
-    write_atomic(path, out.getvalue())
+    figure.write(path, picture)
 
 
 def _roc(axes: Any, sides: Sides, found: Adversarial) -> None:
@@ -69,7 +51,7 @@ def _roc(axes: Any, sides: Sides, found: Adversarial) -> None:
 def _bars(axes: Any, found: Adversarial) -> None:
     told = found.tellings[:MOST_BARS][::-1]
     axes.barh(range(len(told)), [one.importance for one in told], xerr=[min(one.error, 1) for one in told], color=TRAIN)
-    axes.set_yticks(range(len(told)), [_short(", ".join(one.names)) for one in told])
+    axes.set_yticks(range(len(told)), [figure.short(", ".join(one.names)) for one in told])
     for label in axes.get_yticklabels():
         label.set_parse_math(False)
     axes.set(xlabel="AUC lost when shuffled", title="the columns that tell")
@@ -91,15 +73,10 @@ def _distribution(axes: Any, values: pl.Series, role: Role, is_valid: np.ndarray
         for k, (part, colour, name) in enumerate(zip(parts, (TRAIN, VALID), ("train", "valid"), strict=True)):
             shares = np.bincount(part.astype(int), minlength=len(words))[: len(words)] / max(len(part), 1)
             axes.barh(np.arange(len(words)) + 0.4 * k, shares, 0.4, color=colour, label=name)
-        axes.set_yticks(np.arange(len(words)) + 0.2, [_short(word, 14) for word in words])
+        axes.set_yticks(np.arange(len(words)) + 0.2, [figure.short(word, 14) for word in words])
         for label in axes.get_yticklabels():
             label.set_parse_math(False)
         axes.invert_yaxis()
-    axes.set_title(_short(values.name), parse_math=False)
+    axes.set_title(figure.short(values.name), parse_math=False)
     axes.locator_params(axis="x", nbins=4)
     axes.legend(fontsize="small")
-
-
-def _short(text: str, most: int = 28) -> str:
-    text = safe(text)
-    return text if len(text) <= most else text[: most - 1] + "…"
