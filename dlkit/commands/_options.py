@@ -66,10 +66,21 @@ Valid = Annotated[
         rich_help_panel=_SPLIT,
     ),
 ]
+
+
+def _rows(text: str) -> int | str:
+    if text == "auto":
+        return text
+    if not text.isdecimal() or not int(text):
+        raise typer.BadParameter(f"must be a whole number of rows, 1 or more, or auto. Got {text!r} instead.")
+    return int(text)
+
+
 BatchSize = Annotated[
-    int | None,
-    typer.Option(min=1, help="Rows a step.", rich_help_panel=_TRAINING, show_default="about 64 steps an epoch"),
-]
+    Any,
+    typer.Option(parser=_rows, metavar="ROWS|auto", help="Rows a step; auto: as many as memory holds.",
+                 rich_help_panel=_TRAINING, show_default="about 64 steps an epoch"),
+]  # fmt: skip
 Seed = Annotated[
     int,
     typer.Option(
@@ -265,6 +276,8 @@ def job(command: Callable[..., Result]) -> Callable[..., Result]:
             arguments = resumed(arguments.pop("ctx"), arguments)
         said = {name: arguments.pop(name) for name in _JOB}
         said |= {name: tuple(said[name] or ()) for name in ("network", "freeze")}
+        if said["batch_size"] == "auto":
+            said |= {"batch_size": None, "find_batch": True}
         divided = Splitting(**{name: arguments.pop(name) for name in _JOB_SPLITTING})
         return command(JobOptions(**said, reading=_read_options(arguments), splitting=divided), **arguments)
 

@@ -6,7 +6,7 @@ Examples:
   dlkit lrfind titanic.csv --target survived --json | jq .summary.suggestions
   dlkit lrfind digits --optimizer sgd --schedule constant
   dlkit lrfind digits --verify 3
-  dlkit lrfind digits --plot rates.png
+  dlkit lrfind digits --batch-size auto --plot rates.png
 
 The suggestion is the median over seeds of what a rule says: minimum (lowest loss, divided by
 10), valley (half-way down the longest fall), steep (steepest fall), slide (before the final

@@ -10,7 +10,10 @@ from dlkit.core.splitting import Splitting
 
 @dataclass(frozen=True)
 class JobOptions:
-    """The fields are the command line's arguments and options with their defaults; the last two hold several each."""
+    """The fields are the command line's arguments and options with their defaults; the last two hold several each.
+
+    find_batch  `batch_size` is the largest that fits in memory, found before the run
+    """
 
     data: str
     network: tuple[str, ...] = ()
@@ -18,6 +21,7 @@ class JobOptions:
     valid: float = 0.2
     seed: int = 0
     device: str = "auto"
+    find_batch: bool = False
     init_from: str | None = None
     freeze: tuple[str, ...] = ()
     lora: str | None = None

@@ -17,6 +17,7 @@ from dlkit import __version__
 from dlkit.core import console
 from dlkit.core.contest import Contest
 from dlkit.core.errors import DlkitError, ExitCode
+from dlkit.core.machine import free_bytes
 from dlkit.core.result import Column, Result, Row
 from dlkit.core.run import RunDirectory
 from dlkit.data import Dataset
@@ -27,7 +28,7 @@ from dlkit.ml.board import Board
 from dlkit.ml.data import Prepared, near_leaks, prepare
 from dlkit.ml.engine import DASK, open_engine
 from dlkit.ml.families import BY_NAME, choose
-from dlkit.ml.pool import Cluster, Finisher, Processes, free_bytes
+from dlkit.ml.pool import Cluster, Finisher, Processes
 from dlkit.ml.race import Entry, Race, Terms, play
 from dlkit.ml.trial import Outcome, Stored, Trial, fits_in_memory
 

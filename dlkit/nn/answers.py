@@ -1,5 +1,6 @@
 """What `train` and `lrfind` answer: their work as a Result."""
 
+import json
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, replace
@@ -18,7 +19,7 @@ from dlkit.core.search import Search
 from dlkit.core.suggest import Found, peak
 from dlkit.data import figure
 from dlkit.data.compare import Rival, compare
-from dlkit.nn import estimate, picture, scalars
+from dlkit.nn import batch, estimate, picture, scalars
 from dlkit.nn import lrfind as finder
 from dlkit.nn import train as training
 from dlkit.nn.fit import Diverged
@@ -27,7 +28,7 @@ from dlkit.nn.job import Job
 from dlkit.nn.predictor import open_network
 from dlkit.nn.prepare import prepare
 from dlkit.nn.ranks import joined
-from dlkit.nn.resume import find
+from dlkit.nn.resume import find, settled
 
 
 def train(
@@ -47,10 +48,10 @@ def train(
         job = prepare(options, recipe, ranks, processes.shard)
         if rival:
             rival.check(job.dataset)
-        if recipe.find_lr:
-            job = _with_rate(job)
-        training.begin(job)  # what cannot be built is an error of the command line, not of the run
         stem = f"{job.dataset.name}-{job.name}"
+        if options.find_batch or recipe.find_lr:
+            job = _settled(job, keeping, out, stem)
+        training.begin(job)  # what cannot be built is an error of the command line, not of the run
         directory = find(keeping.resume, out, stem, training.config(job)) if ranks.first else None
         console.note(job.describe())
         return _training(job, keeping, directory, rival, group.pop_all())
@@ -91,8 +92,23 @@ def _training(
 def dry_run(options: JobOptions, recipe: Recipe) -> Result:
     """What `train` would do with the same words."""
     job = prepare(options, recipe)
+    if options.find_batch:
+        job = batch.settle(job)
     console.note(job.describe())
     return estimate.dry_run(job)
+
+
+def _settled(job: Job, keeping: Keeping, out: str | None, stem: str) -> Job:
+    """The job with the batch size and the rate that were left to be found; a run that is taken up has found them."""
+    begun = settled(keeping.resume, out, stem, training.config(job)) if job.ranks.first else None
+    begun = json.loads(job.ranks.from_first(json.dumps(begun).encode()))
+    if job.options.find_batch and begun:
+        job = replace(job.with_batch(begun["batch_size"]), batch_found=begun.get("batch_found", ""))
+    elif job.options.find_batch:
+        job = batch.settle(job)
+    if job.recipe.find_lr and begun:
+        return replace(job, recipe=replace(job.recipe, lr=begun["recipe"]["lr"], find_lr=False))
+    return _with_rate(job) if job.recipe.find_lr else job
 
 
 def _with_rate(job: Job) -> Job:
@@ -159,7 +175,8 @@ def lrfind(options: JobOptions, recipe: Recipe, search: Search, plot: str | None
     with joined() as ranks:
         if plot is not None:
             figure.check(plot)
-        return _sweeps(prepare(options, recipe, ranks), search, plot)
+        job = prepare(options, recipe, ranks)
+        return _sweeps(batch.settle(job) if options.find_batch else job, search, plot)
 
 
 def _sweeps(job: Job, search: Search, plot: str | None) -> Result:
@@ -178,6 +195,7 @@ def _sweeps(job: Job, search: Search, plot: str | None) -> Result:
         "suggestions": found.rules,
         "seeds": search.seeds,
         "steps": len(found.curve.lrs),
+        "batch_size": job.train.batch_size,
     }
     if search.verify and found.suggestion is not None:
         summary |= _verified(job, found.suggestion, search.verify)

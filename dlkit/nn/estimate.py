@@ -11,7 +11,8 @@ from dlkit.core.compute import Counting, exact
 from dlkit.core.errors import DlkitError, ExitCode
 from dlkit.core.footprint import Part, Plan, parts, total
 from dlkit.core.graph import Graph, Step, walk
-from dlkit.core.model import Walked
+from dlkit.core.layers import Shape
+from dlkit.core.model import Measured, Walked
 from dlkit.core.result import Column, Result, Row
 from dlkit.data.texts import WRITING
 from dlkit.nn import live, live_costs, live_memory
@@ -39,7 +40,7 @@ def dry_run(job: Job) -> Result:
         *(Column("batch_size", "int", "batch"), Column("steps", "int"), Column("seconds", "seconds", "about")),
         *(Column("samples_per_second", "int", "samples/s"), Column("device")),
     ]
-    plan = _plan(job)
+    plan = planned(job, job.train.batch_size)
     rows, flops, found, notes = _of_text(job, job.graph, plan) if isinstance(job.graph, Graph) else ([], None, [], [])
     if job.own or job.trained != job.params:
         more, flops, found, notes = _of_module(job, plan)
@@ -86,16 +87,11 @@ def _rows(steps: list[Step]) -> list[Row]:
 def _of_module(job: Job, plan: Plan) -> Costs:
     """By running the very module forward and backward on the meta device: what is frozen, or adapters, count as they
     are. Recomputation is another forward pass. One that needs numbers cannot be run there."""
-    shape, dtype = job.schema.input_shape, torch.int64 if job.schema.task == WRITING else torch.float32
-
-    def fresh() -> nn.Module:
-        return job.model(job.options.seed).cpu()
-
     try:
         with live.users_code("costs are not known", ExitCode.USAGE):
-            run = live_costs.measured(fresh(), shape, dtype)
-            held = parts(live_memory.measured(fresh(), shape, dtype, (), plan), plan)
-            rows = _rows(trace(fresh(), shape, dtype).steps) if job.own else []
+            run = live_costs.measured(*_fresh(job))
+            held = parts(live_memory.measured(*_fresh(job), (), plan), plan)
+            rows = _rows(trace(*_fresh(job)).steps) if job.own else []
     except DlkitError as failure:
         return [], None, [], [failure.message, *([failure.hint] if failure.hint else [])]
     again = job.recipe.checkpoint_activations
@@ -103,12 +99,28 @@ def _of_module(job: Job, plan: Plan) -> Costs:
     return rows, flops, held, []
 
 
-def _plan(job: Job) -> Plan:
+def _fresh(job: Job) -> tuple[nn.Module, Shape, torch.dtype]:
+    """A network of the job's, and what a sample of its input is."""
+    dtype = torch.int64 if job.schema.task == WRITING else torch.float32
+    return job.model(job.options.seed).cpu(), job.schema.input_shape, dtype
+
+
+def counted(job: Job) -> Walked | Measured:
+    """What the footprint counts: the graph; the module itself where it is the user's own or does not learn as a whole.
+    One that cannot be run on the meta device: exit code 2."""
+    if isinstance(job.graph, Graph) and job.trained == job.params:
+        return Walked(job.graph, walk(job.graph, job.schema.input_shape), None)
+    with live.users_code("memory is not known", ExitCode.USAGE):
+        return live_memory.measured(*_fresh(job), (), planned(job, 1))
+
+
+def planned(job: Job, rows: int) -> Plan:
+    """The footprint's plan of a step of so many rows."""
     recipe = job.recipe
     precision = "fp32" if recipe.precision == "tf32" else recipe.precision
     states = ("sgd" if recipe.momentum == 0 else "momentum") if recipe.optimizer == "sgd" else _STATES[recipe.optimizer]
     checkpoint = "full" if recipe.checkpoint_activations else "none"
-    micro = -(-job.train.batch_size // recipe.accumulate)
+    micro = -(-rows // recipe.accumulate)
     return Plan(precision=precision, optimizer=states, batch=micro, checkpoint=checkpoint)
 
 

@@ -1,6 +1,6 @@
 """What is fixed before the first step of training, and rows of a table, images or arrays made ready for it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
 import numpy as np
@@ -36,7 +36,7 @@ from dlkit.nn.start import Network, Start, make, network_of, starting
 
 @dataclass(frozen=True)
 class Job:
-    """Everything that is fixed before the first step."""
+    """Everything that is fixed before the first step. `batch_found`: why a batch is as large as `auto` made it."""
 
     options: JobOptions
     recipe: Recipe
@@ -53,6 +53,12 @@ class Job:
     split: Split
     ranks: Ranks = ALONE
     shard: bool = False
+    batch_found: str = ""
+
+    def with_batch(self, size: int) -> "Job":
+        """The same with steps of so many rows."""
+        options = replace(self.options, batch_size=size, find_batch=False)
+        return replace(self, options=options, train=self.train.resized(size), valid=self.valid.resized(4 * size))
 
     def model(self, seed: int) -> nn.Module:
         """A fresh network with weights drawn from `seed`, on the device."""

@@ -1,7 +1,9 @@
 """Batches gathered whole from memory: one index_select a batch, no Python per row, no worker processes."""
 
 from collections.abc import Iterator
+from copy import copy
 from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 import torch
@@ -81,6 +83,18 @@ class Batches:
         """Batches in an epoch of training. A last batch of one row is left out: batch norm has no variance in it."""
         full, rest = divmod(self.rows, self.batch_size)
         return max(1, full + (rest > 1))
+
+    def resized(self, batch_size: int) -> Self:
+        """The same rows in batches of another size."""
+        other = copy(self)
+        other.batch_size = batch_size
+        return other
+
+    def head(self, rows: int) -> Self:
+        """The first rows alone, for evaluation."""
+        other = copy(self)
+        other.rows = min(rows, self.rows)
+        return other
 
     def shuffled(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """The batches of one training epoch, from the `start`-th on."""

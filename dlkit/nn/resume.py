@@ -1,7 +1,7 @@
 """Which run is taken up again, and whether the command at hand may: the same data, network and recipe."""
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,8 @@ HARMLESS = (
     "module.word",
     "module.package",
     "options.batch_size",
+    "options.find_batch",
+    "batch_found",
     "options.device",
     "versions",
     "threads",
@@ -50,7 +52,7 @@ def find(resume: str | None, out: str | None, stem: str, config: Mapping[str, An
         return RunDirectory.reopen(Path(resume))
     if out is not None:
         return _adopt(Path(out)) if Path(out).exists() else RunDirectory.create(out, stem)
-    found = next(_begun(stem, config), None)
+    found = next(_begun(stem, lambda _: config), None)
     return RunDirectory.reopen(found) if found else RunDirectory.create(None, stem)
 
 
@@ -69,13 +71,34 @@ def _adopt(path: Path) -> RunDirectory:
     return RunDirectory.reopen(path)
 
 
-def _begun(stem: str, config: Mapping[str, Any]) -> Iterator[Path]:
-    """The unfinished runs of this very command, the newest first."""
+def settled(resume: str | None, out: str | None, stem: str, config: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The configuration of the run that would be taken up: what `config` leaves to be found (`--lr auto`, `--batch-size
+    auto`) was found when that run began. None where no run is taken up."""
+
+    def as_found(before: Mapping[str, Any]) -> dict[str, Any]:
+        size = {"batch_size": before["batch_size"]} if config["options"]["find_batch"] else {}
+        rate = {name: before["recipe"][name] for name in ("lr", "find_lr")} if config["recipe"]["find_lr"] else {}
+        return {**config, **size, "recipe": config["recipe"] | rate}
+
+    if resume is None:
+        return None
+    if resume == "auto" and out is None:
+        path = next(_begun(stem, as_found), None)
+    else:
+        path = Path(out if resume == "auto" and out is not None else resume)
+    newest = next(iter(listed(path / FOLDER)), None) if path else None
+    facts = header(newest) if newest else None
+    return facts["config"] if facts else None
+
+
+def _begun(stem: str, said: Callable[[Mapping[str, Any]], Mapping[str, Any]]) -> Iterator[Path]:
+    """The unfinished runs of this very command, the newest first. `said`: what it says, in the light of a run's
+    configuration."""
     there = itertools.takewhile(Path.is_dir, (Path("runs") / f"{stem}-{n}" for n in itertools.count(1)))
     for path in reversed(list(there)):
         newest = next(iter(listed(path / FOLDER)), None)
         facts = header(newest) if newest else None
-        if facts and not facts.get("done") and not differences(facts["config"], config):
+        if facts and not facts.get("done") and not differences(facts["config"], said(facts["config"])):
             yield path
 
 

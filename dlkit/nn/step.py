@@ -135,12 +135,12 @@ class Stepper:
 
     def _part(self) -> None:
         self.forward = self.bare  # DDP holds on to the exchange
-        self._clear()
+        self.clear()
         self.ranks.part()
 
     def _again_in_smaller_parts(self, batch: Batch) -> None:
         """Everything as it was before the step, and smaller micro-batches, in all processes."""
-        self._clear()
+        self.clear()
         for kept, buffers in zip(self.before, self.buffers, strict=True):
             torch._foreach_copy_(buffers, kept)
         if not (self.ranks.alone or self.shard) and self.ranks.exchange is None:
@@ -215,7 +215,7 @@ class Stepper:
         self._flag(bad)
         if self.fused or not bad.item():
             self._step()
-        self._clear()
+        self.clear()
         return torch.where(bad, torch.nan, loss)
 
     def _update_scaled(self, bad: Tensor, loss: Tensor) -> Tensor:
@@ -226,7 +226,7 @@ class Stepper:
         else:
             self._step()
         self.scaler.update()
-        self._clear()
+        self.clear()
         return loss if self.scaler.get_scale() >= LEAST_SCALE else torch.full_like(loss, torch.nan)
 
     def _flag(self, bad: Tensor) -> None:
@@ -254,9 +254,10 @@ class Stepper:
             for moment in (m for moments in optimizer.state.values() for m in moments.values()):
                 if isinstance(moment, Tensor):
                     moment.zero_()
-        self._clear()
+        self.clear()
 
-    def _clear(self) -> None:
+    def clear(self) -> None:
+        """Let go of the gradients."""
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
 
@@ -302,5 +303,6 @@ def _kept_buffers(model: nn.Module) -> list[list[Tensor]]:
 
 
 def is_out_of_memory(failure: BaseException) -> bool:
-    """CUDA's own error, Python's, or that of torch's allocator for main memory, which is a plain RuntimeError."""
-    return isinstance(failure, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(failure)
+    """CUDA's own error, Python's, or a plain RuntimeError: of torch's allocator for main memory, cuBLAS, cuDNN."""
+    said = ("can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
+    return isinstance(failure, torch.OutOfMemoryError | MemoryError) or any(text in str(failure) for text in said)

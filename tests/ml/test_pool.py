@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from dlkit.ml import pool
 from dlkit.ml.pool import Finisher, Processes
 from dlkit.ml.trial import Outcome, Trial
 
@@ -89,11 +88,6 @@ def test_what_is_done_is_neither_late_nor_too_large_besides(processes, late):
     assert one._running[0].connection.poll(LONG)
     vars(one if "memory" in late else one._running[0]).update(late)
     assert one.wait(time.monotonic() + LONG) == [(TRIAL, Outcome(0.5))]
-
-
-def test_free_memory_is_known_on_linux():
-    free = pool.free_bytes()
-    assert free is None or free > 0
 
 
 def test_a_finisher_that_cannot_fit_says_why(tmp_path):
