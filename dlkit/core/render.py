@@ -209,8 +209,8 @@ def _cells(columns: Sequence[Column], row: Row) -> list[str]:
 
 def _stream_table(result: Result) -> None:
     columns = [column for column in result.columns if column.terminal]
-    for spare in [column for column in columns if column.spare]:
-        if sum(map(_least, columns)) + 3 * len(columns) > _width():
+    for spare in [column for column in reversed(columns) if column.spare]:
+        if sum(map(_least, columns)) + 2 * len(columns) - 1 > _width():
             columns.remove(spare)
     widths = [_least(column) for column in columns]
     _show(_grid(columns, [], widths))
@@ -231,10 +231,8 @@ def _grid(
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD if header else None, show_header=header, pad_edge=True, show_edge=False)
-    if not header:
-        table.padding = (0, 1)
-    elif _too_wide(columns, rows):
+    table = Table(box=box.SIMPLE_HEAD, show_header=header, pad_edge=True, show_edge=False)
+    if _too_wide(columns, rows, widths):
         table.padding = (0, 1, 0, 0)
     for i, column in enumerate(columns):
         numeric = column.kind not in ("text", "shape")
@@ -250,9 +248,9 @@ def _grid(
     return table
 
 
-def _too_wide(columns: Sequence[Column], rows: list[list[str]]) -> bool:
-    """Whether something must fold: then the columns stand closer."""
-    natural = [max([len(c.heading), *(len(cells[i]) for cells in rows)]) for i, c in enumerate(columns)]
+def _too_wide(columns: Sequence[Column], rows: list[list[str]], widths: list[int] | None) -> bool:
+    """Whether something must fold: then the columns stand closer, those that stream by what is known of them."""
+    natural = widths or [max([len(c.heading), *(len(cells[i]) for cells in rows)]) for i, c in enumerate(columns)]
     return sum(natural) + 3 * len(natural) > _width()
 
 

@@ -72,12 +72,12 @@ def _training(
     metric = job.objective.metric
     columns = [
         Column("epoch", "int", width=5),
-        Column("step", "int", width=6),
-        Column("lr", "float", width=10),
+        Column("step", "int", width=6, spare=True),
+        Column("lr", "float", width=10, spare=True),
         Column("train_loss", "float", width=10),
         Column("valid_loss", "float", width=10),
         Column(metric, "share" if metric == "accuracy" else "float"),
-        Column("samples_per_second", "int", "samples/s"),
+        Column("samples_per_second", "int", "samples/s", spare=True),
     ]
     facts = [
         Column("best", columns[5].kind, f"best {metric}"),

@@ -7,6 +7,7 @@ import sys
 
 import numpy as np
 import pytest
+from support import plain
 
 from dlkit.data import figure
 
@@ -178,3 +179,23 @@ def test_what_was_seen_too_late_is_seen_from_the_first_epoch_on(inside, drawn, t
     assert inside("train", "--resume", "run", "--epochs", "4", "--plot", "p.png", "--tensorboard").code == 0
     assert [len(line(picture.axes[0], "train").get_xdata()) for picture in drawn] == [2, 4]
     assert_shows(tmp_path / "run" / "tensorboard", logged(tmp_path / "run"))
+
+
+@pytest.mark.parametrize(
+    ("width", "left_out"), [(100, set()), (60, {"lr", "samples/s"}), (44, {"step", "lr", "samples/s"})]
+)
+def test_rows_stand_under_their_headings_at_any_width(terminal, width, left_out):
+    """What a narrow terminal has no room for is left out whole, the loss and the metric never."""
+    lines = plain(terminal(*TRAIN, columns=width).out).splitlines()
+    heading = next(text for text in lines if "epoch" in text and "valid loss" in text)
+    rows = [text for text in lines if text.rstrip().endswith(("%", *"0123456789")) and text.strip()[0] in "123"]
+    names = ["epoch", "step", "lr", "train loss", "valid loss", "accuracy", "samples/s"]
+    kept = [name for name in names if name not in left_out]
+    assert [name for name in names if name in heading] == kept
+    for text in (heading, *rows):
+        assert len(text.rstrip()) <= width
+    ends = [heading.index(name) + len(name) for name in kept]
+    for row, epoch in zip(rows, "123", strict=True):
+        cells = [row[start:end].strip() for start, end in zip([0, *ends], ends, strict=False)]
+        assert all(cells) and cells[0] == epoch and cells[kept.index("accuracy")].endswith(" %")
+        assert not row[ends[-1] :].strip()
