@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dlkit.core.console import safe
+from dlkit.core.reading import MULTI_LABEL
 from dlkit.core.search import Search
 from dlkit.core.suggest import RULES, TRIM, Found, Sweep, suggest
 from dlkit.core.units import significant
@@ -64,7 +65,8 @@ def _loss_name(job: Job) -> str:
     if objective.task == "regression":
         kind = _LOSSES[objective.name or "mse"]
         return f"{kind}\n({figure.short(str(job.dataset.target))}, standardised)"
-    return {"focal": "focal loss", "bce": "binary cross-entropy"}.get(objective.name, "cross-entropy in nats")
+    usual = "binary cross-entropy" if objective.task == MULTI_LABEL else "cross-entropy"
+    return {"focal": "focal loss", "bce": "binary cross-entropy"}.get(objective.name, usual) + " in nats"
 
 
 def _best(axes: Any, job: Job, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -75,12 +77,13 @@ def _best(axes: Any, job: Job, rows: Sequence[Mapping[str, Any]]) -> None:
         if value is not None and objective.better(value, best and best[objective.metric]):
             best = row
     unit = f"\n(in the unit of {figure.short(str(job.dataset.target))})" if objective.task == "regression" else ""
-    axes.set_ylabel(objective.metric + unit, parse_math=False)
-    axes.set_title(objective.metric)
+    name = objective.metric.replace("_", " ")
+    axes.set_ylabel(name + unit, parse_math=False)
+    axes.set_title(name)
     if best:
         value = best[objective.metric]
         axes.plot(best["epoch"], value, "o", markersize=9, markerfacecolor="none", color=MARK)
-        axes.set_title(f"{objective.metric}: best {significant(value, 5)} in epoch {best['epoch']}")
+        axes.set_title(f"{name}: best {significant(value, 5)} in epoch {best['epoch']}")
 
 
 def sweeps(path: Path, job: Job, search: Search, found: Found, summary: Mapping[str, Any]) -> None:
