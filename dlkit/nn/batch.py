@@ -177,7 +177,7 @@ def estimate(job: Job) -> Callable[[int], int]:
         unknown = [part.component for part in found if part.bytes is None]
         if unknown:
             raise _unknown(f"the {unknown[0]} of this network are not known")
-        return max(total(found), total(parts(model, planned(job, 4 * rows)._replace(inference=True))))
+        return max(total(found), total(parts(model, planned(job, rows)._replace(inference=True, batch=4 * rows))))
 
     return taken
 

@@ -16,7 +16,7 @@ from dlkit.core.model import Walked
 from dlkit.core.recipe import Recipe
 from dlkit.nn import batch
 from dlkit.nn.estimate import planned
-from dlkit.nn.job import prepare
+from dlkit.nn.prepare import prepare
 from dlkit.nn.ranks import Ranks
 
 NET = ("flatten", "linear:16", "relu", "linear:10")
