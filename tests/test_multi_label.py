@@ -195,8 +195,27 @@ def test_images_with_labels(inside, tmp_path):
     assert inside("predict", "run", "new.npz", "--out", "p.csv").code == 0
     frame = pl.read_csv(tmp_path / "p.csv")
     assert (frame.select(f"prediction_y{i}" for i in range(1, 5)).to_numpy() == y[:50]).all()
-    for words in (["baseline"], ["cluster"], ["split"]):
-        assert_error(inside(*words, "quarters.npz"), 65, "4 targets for each row (y1 … y4); one is needed")
+    for words in (["baseline", "quarters.npz"], ["cluster", "quarters.npz"], ["splitcheck", *["quarters.npz"] * 2]):
+        assert_error(inside(*words), 65, "4 targets for each row (y1 … y4); one is needed")
+    assert answer(inside, "split", "quarters.npz", "--stratify", "y2", "--out", "sides")["summary"]["valid_rows"] == 60
+    held = np.load(tmp_path / "sides" / "valid.npz")["y"]
+    assert held.shape == (60, 4) and abs(held[:, 1].mean() - y[:, 1].mean()) < 0.02
+
+
+def test_penguins(inside, shared, tmp_path):
+    """Labels made of the real table; the eleven birds whose sex is not known are an error until they are left out."""
+    birds = pl.read_csv(shared("penguins.csv"), null_values="NA")
+    adelie, male = (pl.col("species") == "Adelie").cast(int), pl.col("sex").str.to_lowercase() == "male"
+    labels = birds.with_columns(adelie=adelie, male=male, heavy=(pl.col("body_mass_g") > 4200).cast(int))
+    labels = labels.drop("species", "sex", "body_mass_g")
+    labels.write_csv(tmp_path / "some.csv")
+    labels.drop_nulls("male").write_csv(tmp_path / "all.csv")
+    words = [word for name in ("adelie", "male", "heavy") for word in ("--target", name)]
+    first = int(labels["male"].is_null().arg_max()) + 2
+    assert_error(inside("train", "some.csv", *words), 65, f"line {first}, column 'male': nothing is there")
+    assert inside("train", "all.csv", *words, "--epochs", "15", "--out", "run", "--class-weights", "balanced").code == 0
+    found = answer(inside, "eval", "run", "all.csv", "--rows", "valid")["summary"]
+    assert found["f1_macro"] > 0.85 and found["log_loss"] < 0.35
 
 
 @pytest.mark.parametrize("words", [["baseline"], ["cluster"], ["split"], ["splitcheck", "--split", "sex"]])

@@ -92,17 +92,17 @@ Seed = Annotated[
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.", rich_help_panel=_MACHINE)]
 
+
+def _target(what: str) -> Any:
+    guessed = "target, label, y or class"
+    option = typer.Option(
+        help=what, autocompletion=complete.columns, metavar="COLUMN", rich_help_panel=_DATA, show_default=guessed
+    )
+    return Annotated[list[str] | None, option]
+
+
 _READING: dict[str, Any] = {
-    "target": Annotated[
-        list[str] | None,
-        typer.Option(
-            help="The column to predict.",
-            autocompletion=complete.columns,
-            metavar="COLUMN",
-            rich_help_panel=_DATA,
-            show_default="target, label, y or class",
-        ),
-    ],
+    "target": _target("The column to predict."),
     "task": Annotated[
         Literal["classification", "regression"] | None,
         typer.Option(help="What to predict it as.", rich_help_panel=_DATA, show_default="told by the target"),
@@ -203,19 +203,12 @@ _JOB: dict[str, Any] = {
 
 
 _JOB_READING: dict[str, Any] = {
-    "target": Annotated[
-        list[str] | None,
-        typer.Option(
-            help="The column to predict; given again, several of two values each (multi-label).",
-            autocompletion=complete.columns, metavar="COLUMN", rich_help_panel=_DATA,
-            show_default="target, label, y or class",
-        ),
-    ],
+    "target": _target("The column to predict; given again, several of two values each (multi-label)."),
     "task": Annotated[
         Literal["classification", "regression", "multi-label"] | None,
         typer.Option(help="What to predict it as.", rich_help_panel=_DATA, show_default="told by the target"),
     ],
-}  # fmt: skip
+}
 """What a command that can learn several targets says otherwise."""
 
 

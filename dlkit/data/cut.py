@@ -317,7 +317,8 @@ class Single:
 def _npz(source: Source, reading: Reading) -> Arrays:
     members = Members(source)
     packed = any(info.compress_type for info in members.infos.values())
-    rows = to_rows(read_npz(source, reading, labelled=False), reading)
+    table = read_npz(source, reading, labelled=False)
+    rows = to_rows(replace(table, labels=()), reading)  # whole rows are cut: several targets are no matter
     return Arrays(rows, {name: members.read(name) for name in members.infos}, packed)
 
 
