@@ -5,8 +5,7 @@ from collections.abc import Sequence
 
 from dlkit.core import console
 from dlkit.data.dataset import Dataset
-from dlkit.data.labels import each_alone
-from dlkit.data.leak import tell_tales
+from dlkit.data.leak import telling
 
 
 def announce(dataset: Dataset, notes: Sequence[str] = (), only: str | None = None) -> list[str]:
@@ -16,12 +15,10 @@ def announce(dataset: Dataset, notes: Sequence[str] = (), only: str | None = Non
     """
     for text in (*dataset.notes, *notes):
         console.note(text)
-    leaks = []
-    for one in () if only else each_alone(dataset):
-        for name in tell_tales(one):
-            leaks.append(name)
-            console.warn(
-                f"column {name!r} alone tells {one.target!r} in every row: is it the target under another name? "
-                f"If it will not be known in use, leave it out with --drop {shlex.quote(name)}"
-            )
-    return leaks
+    leaks = [] if only else telling(dataset)
+    for name, target in leaks:
+        console.warn(
+            f"column {name!r} alone tells {target!r} in every row: is it the target under another name? "
+            f"If it will not be known in use, leave it out with --drop {shlex.quote(name)}"
+        )
+    return [name for name, _ in leaks]

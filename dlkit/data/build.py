@@ -82,7 +82,7 @@ def _check_task(table: Table, targets: Sequence[str], reading: Reading) -> None:
         return
     if reading.task not in (None, MULTI_LABEL):
         raise DlkitError(f"--task {reading.task}: {source} has {len(targets)} targets for each row")
-    is_one_hot = targets == table.labels and bool((table.frame.select(targets).sum_horizontal() == 1).all())
+    is_one_hot = targets == table.labels and bool((table.frame.select(targets).to_numpy().sum(1) == 1).all())
     if is_one_hot and reading.task is None:
         message = f"{source}: a single 1 in every row of y, {len(targets)} columns: is it a class?"
         raise bad_data(message, f"save y.argmax(axis=1), or say --task {MULTI_LABEL}")

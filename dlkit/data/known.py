@@ -66,11 +66,11 @@ def truth(table: Table, schema: Schema, reading: Reading) -> Truth:
         raise bad_data(f"{source}: images without labels: there is nothing to compare predictions with")
     inference = Inference(table.place, reading.na, table.is_text)
     if schema.task == MULTI_LABEL:
-        columns = [_categories(inference, _column(table, name)) for name in schema.classes]
+        columns = [_typed(inference, _column(table, name)) for name in schema.classes]
         return Truth(*label_matrix(table.place, columns, schema.values))
     cells = _column(table, str(schema.target)) if table.arrays is None else table.frame.to_series()
     is_classes = schema.task == "classification"
-    values = _categories(inference, cells, "categorical" if is_classes else "numeric")
+    values = _typed(inference, cells, "categorical" if is_classes else "numeric")
     labels = class_indices(values, schema.classes) if is_classes else values.to_numpy()
     wrong = np.flatnonzero(labels == UNKNOWN) if is_classes else np.empty(0, int)
     if len(wrong):
@@ -91,7 +91,7 @@ def _column(table: Table, name: str) -> pl.Series:
     return table.frame[name]
 
 
-def _categories(inference: Inference, cells: pl.Series, role: str = "categorical") -> pl.Series:
+def _typed(inference: Inference, cells: pl.Series, role: str = "categorical") -> pl.Series:
     """The cells of a target, typed."""
     values = inference.column(cells, role)
     if values is None:

@@ -1,7 +1,6 @@
 """Several targets at once, each of which a row has or has not: multi-label classification."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 import polars as pl
@@ -87,17 +86,6 @@ def _known(name: str) -> Pair | None:
     """The pair of words that `name` is of, written as it is."""
     forms = ((form(no), form(yes)) for no, yes in PAIRS for form in FORMS)
     return next((pair for pair in forms if name in pair), None)
-
-
-def each_alone(dataset: Dataset) -> list[Dataset]:
-    """The data set itself; one of several targets once for each, as if that were its only one."""
-    if dataset.task != MULTI_LABEL:
-        return [dataset]
-    common = replace(dataset, task="classification", values=())
-    return [
-        replace(common, target=name, classes=pair, labels=dataset.labels[:, i].astype(np.int64))
-        for i, (name, pair) in enumerate(zip(dataset.classes, dataset.values, strict=True))
-    ]
 
 
 def one_sided(dataset: Dataset, rows: np.ndarray) -> list[str]:

@@ -12,20 +12,35 @@ SAME = 1 - 1e-9
 
 
 def tell_tales(dataset: Dataset) -> list[str]:
-    """Columns of a table from which alone the target follows, in every row."""
+    """Columns of a table from which alone a target follows, in every row."""
+    return list(dict.fromkeys(name for name, _ in telling(dataset)))
+
+
+def telling(dataset: Dataset) -> list[tuple[str, str]]:
+    """Each such column with the target that follows from it. One that is the same in every row follows from nothing."""
     if dataset.frame is None or dataset.rows < 2 * ROWS_A_VALUE:
         return []
-    gives_away = follows if dataset.classes else correlates
-    used = [column.name for column in dataset.columns if column.role.is_used]
-    return [name for name in used if gives_away(dataset.frame[name], dataset.labels)]
+    used = {column.name: dataset.frame[column.name] for column in dataset.columns if column.role.is_used}
+    if not dataset.classes:
+        return [(name, str(dataset.target)) for name, values in used.items() if correlates(values, dataset.labels)]
+    columns = dataset.labels.reshape(len(dataset.labels), -1).T
+    each = zip(dataset.targets, columns, strict=True)
+    varied = {target: labels for target, labels in each if (labels != labels[0]).any()}
+    return [(name, target) for name, values in used.items() for target in _following(values, varied)]
 
 
 def follows(values: pl.Series, labels: np.ndarray) -> bool:
     """Whether every value of the column comes with one class only."""
-    if values.n_unique() * ROWS_A_VALUE > len(values):
-        return False
-    classes = pl.DataFrame({"value": values, "class": labels}).group_by("value").agg(pl.col("class").n_unique())
-    return classes["class"].max() == 1
+    return bool(_following(values, {"": labels}))
+
+
+def _following(values: pl.Series, targets: dict[str, np.ndarray]) -> list[str]:
+    """Those of the targets, each N classes, that follow."""
+    if not targets or values.n_unique() * ROWS_A_VALUE > len(values):
+        return []
+    classes = pl.DataFrame({str(i): labels for i, labels in enumerate(targets.values())} | {"value": values})
+    most = classes.group_by("value").agg(pl.all().n_unique()).drop("value").max().row(0)
+    return [target for target, count in zip(targets, most, strict=True) if count == 1]
 
 
 def correlates(values: pl.Series, labels: np.ndarray) -> bool:

@@ -55,7 +55,7 @@ class Schema(_Plain):
     @property
     def about(self) -> str:
         """What is predicted, for a message."""
-        return f"{', '.join(map(repr, self.classes))}" if self.values else repr(self.target)
+        return ", ".join(map(repr, self.classes)) if self.values else repr(self.target)
 
     @property
     def pixel_mean(self) -> tuple[float, ...] | None:

@@ -6,6 +6,7 @@ import pytest
 
 from dlkit.core.reading import Reading
 from dlkit.data import load, tell_tales
+from dlkit.data.leak import telling
 
 
 def test_titanic(shared):
@@ -15,6 +16,15 @@ def test_titanic(shared):
 
 def test_titanic_class(shared):
     assert tell_tales(load(str(shared("titanic.csv")), Reading(target="class"))) == ["pclass"]
+
+
+def test_of_several_targets_each_is_told_by_its_own(shared, tmp_path):
+    """A target that is the same in every row follows from any column, and from none."""
+    labels = load(str(shared("titanic.csv")), Reading(targets=["alone", "survived", "adult_male"]), several=True)
+    assert telling(labels) == [("who", "adult_male"), ("alive", "survived")] and tell_tales(labels) == ["who", "alive"]
+    y = np.arange(200) % 2
+    path = table(tmp_path, same=y, a=y, never=np.zeros(200, int), x=np.random.default_rng(0).normal(size=200))
+    assert telling(load(path, Reading(targets=["never", "a"]), several=True)) == [("same", "a")]
 
 
 @pytest.mark.parametrize(
