@@ -332,6 +332,17 @@ def test_an_existing_run_directory_is_refused(inside, tmp_path):
     assert not list((tmp_path / "here").iterdir())
 
 
+@pytest.mark.parametrize("command", ["baseline", "cluster"])
+def test_a_run_directory_that_is_there_is_noticed_before_the_data_is_read(inside, tmp_path, command):
+    (tmp_path / "here").mkdir()
+    (tmp_path / "link").symlink_to("nowhere")
+    (tmp_path / "file").write_text("")
+    for out, word in (("here", "exists"), ("link", "exists"), ("file/run", "not a directory")):
+        assert_error(inside(command, "nowhere.csv", "--out", out), 73, out, word)
+    assert_error(inside(command, "nowhere.csv", "--out", "new/run"), 66, "nowhere.csv")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "here", "link"]
+
+
 def test_a_run_directory_that_cannot_be_made(inside, tmp_path):
     (tmp_path / "file").write_text("")
     assert_error(inside("train", "iris", "--out", "file/run"), 73, "file/run")

@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 import typer
 
-from dlkit.core import units
+from dlkit.core import complete, units
 
 _PANEL = "Board"
 
@@ -39,6 +39,11 @@ Save = Annotated[
     str | None,
     typer.Option(help="The family to save.", metavar="NAME", rich_help_panel=_PANEL, show_default="the best"),
 ]
+Embed = Annotated[
+    str | None,
+    typer.Option(help="Learn from what the network of this run makes of each row (the input of its last linear layer).",
+                 metavar="RUN", autocompletion=complete.runs, rich_help_panel=_PANEL, show_default=False),
+]  # fmt: skip
 Folds = Annotated[
     int | None,
     typer.Option(min=2, help="Folds that score.", metavar="K", rich_help_panel="Split", show_default="5"),

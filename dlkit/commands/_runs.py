@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from dlkit.data.compare import Rival
     from dlkit.data.ensemble import Ensemble, Member
     from dlkit.data.predictor import Predictor
+    from dlkit.data.table import Table
+    from dlkit.ml.embedding import Embedding
 
 _ENSEMBLE = "Several runs, several views"
 Words = Annotated[
@@ -110,17 +112,49 @@ def open_ensemble(
     return replace(whole, combine=ensemble.weighted(numbers))
 
 
-def _again(member: "Member", source: str, option: str) -> Any:
+def open_embedding(path: str, option: str = "--embed") -> "Embedding":
+    """The network of a run of `train`, opened to read rows through it."""
+    run = open_run(path)
+    if run.command != "train":
+        raise DlkitError(f"{option} {path}: a run of {run.command}, and no network", "name a run of dlkit train")
+    if run.writes:
+        raise DlkitError(f"{option} {path}: a language model, which reads no rows")
+    if "module" in run.config:
+        raise DlkitError(f"{option} {path}: its network is a module of your own; one in the network language is needed")
+    return _embedding(run, "auto")
+
+
+def _embedding(run: Run, device: str) -> "Embedding":
+    from dlkit.ml.embedding import Embedding
+    from dlkit.nn.predictor import open_network
+
+    network = open_network(run, device)
+    return Embedding(run, network.schema, network.embed)
+
+
+def _embedding_within(run: Run, device: str = "auto") -> "Embedding | None":
+    """The network that a baseline reads its rows through, opened; None where it reads them as they are."""
+    from dlkit.ml.embedding import network_within
+
+    found = network_within(run)
+    return None if found is None else _embedding(found, device)
+
+
+def _again(member: "Member", table: "Table", option: str) -> Any:
     """A baseline is fitted again on folds of the rows that it knows; a network would have to be trained again."""
-    if member.run.command != "baseline":
-        message = f"{option} {source}: {member.name} was trained on it, and knows its rows by heart"
+    source = table.place.source
+    if member.knows_by_heart(table):
+        which = f"the network of {member.name}" if member.network else member.name
+        message = f"{option} {source}: {which} was trained on it, and knows its rows by heart"
         raise DlkitError(message, "give it labelled rows that no run has seen", ExitCode.BAD_DATA)
     from dlkit.ml.engine import open_engine
     from dlkit.ml.oof import out_of_fold
+    from dlkit.ml.persist import Baseline
 
+    assert isinstance(member.predictor, Baseline)  # clusters predict no target
     console.note(f"{member.name} was trained on {source}: it is fitted again on folds of it")
     with open_engine() as engine:
-        return out_of_fold(member.run, source, engine)
+        return out_of_fold(member.run, source, engine, member.predictor.embedding)
 
 
 def _members(runs: Sequence[Run], device: str, tta: str | None, modules: Sequence[str]) -> list["Member"]:
@@ -144,7 +178,8 @@ def _member(run: Run, device: str, tta: str | None, modules: Sequence[str]) -> "
 
     if tta:
         raise DlkitError(f"--tta is for networks; {run.path} is a run of {run.command}")
-    return Member(run, load(run))
+    embedding = _embedding_within(run, device)
+    return Member(run, load(run, embedding), embedding.run if embedding else None)
 
 
 def rival(path: str, device: str, modules: Sequence[str] = ()) -> "Rival":
@@ -160,10 +195,13 @@ def rival(path: str, device: str, modules: Sequence[str] = ()) -> "Rival":
         return Rival(path, run.config, run.schema, lambda rows: network)
     if run.command != "baseline":
         raise DlkitError(f"--against {path}: a run of {run.command}, which predicts no target")
-    return Rival(path, run.config, run.schema, lambda rows: _refit(run, rows))
+    embedding = _embedding_within(run, device)
+    # The baseline forgets what it was fitted on; a network that it reads rows through does not.
+    config = embedding.run.config if embedding else run.config
+    return Rival(path, config, run.schema, lambda rows: _refit(run, rows, embedding))
 
 
-def _refit(run: Run, rows: "Dataset") -> "Predictor":
+def _refit(run: Run, rows: "Dataset", embedding: "Embedding | None") -> "Predictor":
     from dlkit.ml.refit import refit
 
-    return refit(run, rows)
+    return refit(run, rows, embedding)

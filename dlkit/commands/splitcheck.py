@@ -20,6 +20,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from dlkit.commands import _options as opt
+from dlkit.commands import _runs
 from dlkit.core import complete
 from dlkit.core.reading import Reading
 from dlkit.core.result import Result
@@ -70,10 +71,7 @@ def command(
         raise typer.BadParameter(f"must be 0.5 or more. Got {threshold:g} instead.", param_hint="--threshold")
     embedder = None
     if embed is not None:
-        from dlkit.core.run import open_run
-        from dlkit.nn.predictor import open_network
-
-        embedder = open_network(open_run(embed)).embed
+        embedder = _runs.open_embedding(embed).embed
     settings = Settings(threshold, model, seed)
     asked = checks.Request(train, valid, split, tuple(group or ()), time, settings, ablate, weights, plot, engine)
     return checks.answer(asked, reading, embedder)

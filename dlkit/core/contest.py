@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from dlkit.core.errors import DlkitError
-from dlkit.core.reading import Reading
+from dlkit.core.reading import ROLES, Reading
 from dlkit.core.splitting import Splitting
 
 FOLDS = 5
@@ -19,6 +19,7 @@ class Contest:
     budget   seconds from start to end, the final fit and its saving included
     tries    settings tried in each family at most; 1: defaults alone
     save     the family to keep; None: the best one
+    embed    a run of `train`, through whose network the rows are read
     """
 
     data: str
@@ -33,6 +34,7 @@ class Contest:
     engine: str = "local"
     save: str | None = None
     out: str | None = None
+    embed: str | None = None
     reading: Reading = field(default_factory=Reading)
     splitting: Splitting = field(default_factory=Splitting)
 
@@ -42,3 +44,8 @@ class Contest:
         if self.valid is not None and self.splitting != Splitting():
             option = next(iter(self.splitting.columns))
             raise DlkitError(f"--valid and --{option}: the file says which rows validate", "leave one of them out")
+        if self.embed is not None:
+            said = next((o for o in (*ROLES, "image_size") if getattr(self.reading, o) != getattr(Reading, o)), None)
+            if said is not None:
+                message = f"--{said.replace('_', '-')} and --embed: the run says what its network reads"
+                raise DlkitError(message, "leave one of them out")

@@ -15,6 +15,7 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
+from dlkit.core import console
 from dlkit.core.errors import DlkitError, ExitCode, bad_data
 from dlkit.core.io import LIMIT, missing, naming, sync_directory, write_atomic
 from dlkit.core.reading import WRITING
@@ -50,7 +51,20 @@ class RunDirectory:
             except OSError as failure:
                 reason = (failure.strerror or str(failure)).lower()
                 raise DlkitError(f"cannot make the run directory {path}: {reason}", code=ExitCode.CANT_CREATE) from None
-        raise DlkitError(f"{path} already exists", "give --out a name that is free", ExitCode.CANT_CREATE)
+        raise _taken(path)
+
+    @staticmethod
+    def check_free(out: str | None) -> None:
+        """Whether `create` can make `out`, before the work is done that it is to hold. Not so: exit code 73."""
+        if out is None:
+            return
+        path = Path(out)
+        if os.path.lexists(path):
+            raise _taken(path)
+        above = next(folder for folder in path.absolute().parents if os.path.lexists(folder))
+        if not above.is_dir():
+            reason = os.strerror(errno.ENOTDIR).lower()
+            raise DlkitError(f"cannot make the run directory {path}: {reason}", code=ExitCode.CANT_CREATE)
 
     @classmethod
     def reopen(cls, path: Path) -> "RunDirectory":
@@ -114,6 +128,15 @@ class RunDirectory:
         if len(lines) > epochs:
             self.write(METRICS, b"".join(lines[:epochs]))
 
+    def discard(self) -> None:
+        """Remove what came to nothing. The manifest goes first: what cannot be removed is no run, and is named."""
+        try:
+            (self.path / MANIFEST).unlink(missing_ok=True)
+            shutil.rmtree(self.path)
+        except OSError as failure:
+            reason = (failure.strerror or str(failure)).lower()
+            console.warn(f"{self.path} came to nothing, and cannot be removed: {reason}")
+
     def remove(self, name: str) -> None:
         (self.path / name).unlink(missing_ok=True)
         sync_directory((self.path / name).parent)
@@ -124,6 +147,10 @@ class RunDirectory:
         digests = {p.relative_to(self.path).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
         self.write_json(MANIFEST, {"sha256": digests})
         self._lock.release()
+
+
+def _taken(path: Path) -> DlkitError:
+    return DlkitError(f"{path} already exists", "give --out a name that is free", ExitCode.CANT_CREATE)
 
 
 class Lock:
@@ -204,6 +231,19 @@ class Run:
         """Whether it is of a language model, which has no rows to predict and writes texts."""
         return self.command == "train" and isinstance(self.schema, dict) and self.schema.get("task") == WRITING
 
+    @property
+    def na(self) -> tuple[str, ...]:
+        """The cells that mean missing in what it was fitted on."""
+        options = self.config.get("options")
+        reading = options.get("reading") if isinstance(options, dict) else None
+        na = reading.get("na") if isinstance(reading, dict) else None
+        return tuple(word for word in na if isinstance(word, str)) if isinstance(na, list) else ()
+
+    def inner(self, folder: str) -> "Run":
+        """The run whose files lie in a folder of this one, and in its manifest. Not there, or no run: exit code 65."""
+        digests = {name: digest for name, digest in self.digests.items() if name.startswith(f"{folder}/")}
+        return _told(self.path / folder, {name.partition("/")[2]: digest for name, digest in digests.items()})
+
     def read(self, name: str) -> bytes:
         """A file's bytes. One that the manifest does not list, or that is not what it lists: exit code 65."""
         if name not in self.digests:
@@ -226,6 +266,11 @@ def open_run(path: str | Path) -> Run:
     digests = _manifest(path)
     for name in digests:
         _check(path, name, digests[name])
+    return _told(path, digests)
+
+
+def _told(path: Path, digests: Mapping[str, str]) -> Run:
+    """The run whose files these are, as its config.json tells."""
     bare = Run(path, "", {}, digests)
     config = _json(bare, "config.json") if "config.json" in digests else None
     command = config.get("command") if isinstance(config, dict) else None

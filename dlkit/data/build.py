@@ -41,26 +41,39 @@ def to_rows(table: Table, reading: Reading, only: Sequence[str] | None = None) -
 
 
 def to_dataset(
-    table: Table, reading: Reading, texts: bool = False, several: bool = False, only: str | None = None
+    table: Table,
+    reading: Reading,
+    texts: bool = False,
+    several: bool = False,
+    only: str | None = None,
+    known: bool = False,
 ) -> Dataset:
     """The target taken out and encoded; rows without it are left out. The table's own columns are used up.
 
     texts    whether whoever asks can learn from columns of text
     several  whether it can learn several targets at once
     only     the one column that it learns from
+    known    whether a model knows the columns already: then none is left out, whatever it holds
     """
     if table.arrays is not None:
         reading.refuse_for("a set of images", *NAMED)
         if not table.frame.width:
             raise bad_data(f"{table.place.source}: images without labels: there is nothing to learn")
-    chosen = table.labels
-    if table.arrays is None and (reading.named_targets or not chosen):
-        reading.check_columns(table.place.source, table.frame.columns)
-        chosen = reading.choose_targets(table.place.source, table.frame.columns)
+    chosen = targets_of(table, reading)
     if not several:
         _refuse_several(table, chosen)
     _check_task(table, chosen, reading)
-    return _images(table, reading) if table.arrays is not None else _learnable(table, chosen, reading, texts, only)
+    if table.arrays is not None:
+        return _images(table, reading)
+    return _learnable(table, chosen, reading, texts, only, known)
+
+
+def targets_of(table: Table, reading: Reading) -> Sequence[str]:
+    """The columns to predict: those named, or the labels that the source says it has."""
+    if table.arrays is not None or (table.labels and not reading.named_targets):
+        return table.labels
+    reading.check_columns(table.place.source, table.frame.columns)
+    return reading.choose_targets(table.place.source, table.frame.columns)
 
 
 def _refuse_several(table: Table, targets: Sequence[str]) -> None:
@@ -96,7 +109,9 @@ def _target(table: Table, names: Sequence[str], inference: Inference, reading: R
     return read_target(table.frame[names[0]], inference, reading.task, roles[0])
 
 
-def _learnable(table: Table, chosen: Sequence[str], reading: Reading, texts: bool, only: str | None) -> Dataset:
+def _learnable(
+    table: Table, chosen: Sequence[str], reading: Reading, texts: bool, only: str | None, known: bool
+) -> Dataset:
     source, names, name = table.place.source, table.frame.columns, ", ".join(chosen)
     features = [column for column in names if column not in (*chosen, *reading.drop)]
     frame, unread, inference = _typed(table, features, reading)
@@ -105,14 +120,14 @@ def _learnable(table: Table, chosen: Sequence[str], reading: Reading, texts: boo
     frame = frame if kept.all() else frame.filter(kept)
     columns = _described(frame, reading)
     unused = tuple(c for c in columns if not (c.role.is_used or (texts and c.role is Role.TEXT)))
-    if len(unused) == len(columns) and only is None:
+    if len(unused) == len(columns) and only is None and not known:
         raise bad_data(f"{source}: no column beside the target {name!r} can be learned from", _left_out(unused))
     if only in chosen:
         raise DlkitError(f"--text: column {only!r} is the target")
     # `class` may as well be a feature (it is one in the titanic's table): say what was taken.
     guessed = len(chosen) == 1 and not reading.named_targets and name not in ("target", "y")
     said = (f"target: {name}; --target names another",) if guessed else ()
-    left_out = _beside(only, [*frame.columns, *unread]) if only else _left_out(unused, unread)
+    left_out = _beside(only, [*frame.columns, *unread]) if only else None if known else _left_out(unused, unread)
     return Dataset(
         **_encoded(target, name),
         columns=columns,

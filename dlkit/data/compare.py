@@ -12,11 +12,15 @@ from dlkit.core.reading import MULTI_LABEL
 from dlkit.data import metrics
 from dlkit.data.dataset import Dataset
 from dlkit.data.predictor import Predictor
+from dlkit.data.schema import Schema
 
 
 @dataclass(frozen=True)
 class Rival:
-    """A run to compare with, and what makes a predictor of it, given the training rows."""
+    """A run to compare with, and what makes a predictor of it, given the training rows.
+
+    config  that of its network, or of the one that it reads rows through; of a plain baseline its own
+    """
 
     path: str
     config: Mapping[str, Any]
@@ -30,6 +34,7 @@ class Rival:
         ours = _targets(rows.task, rows.target, rows.classes if rows.task == MULTI_LABEL else ())
         if (task, theirs) != (rows.task, ours):
             raise DlkitError(f"--against {self.path}: it predicts {theirs} ({task}), and this is {ours} ({rows.task})")
+        Schema.from_json(self.schema).inputs(rows, np.arange(0))  # columns or images that it cannot read
 
     def knows(self, fingerprint: str, options: Mapping[str, Any]) -> bool:
         """Whether a network was trained on the same data divided in another way: then it has seen rows of this side."""

@@ -17,36 +17,43 @@ from dlkit.data.table import Table
 
 Combine = Callable[[np.ndarray], np.ndarray]
 """M×N×K probabilities or M×N values of M members -> N×K or N."""
-Again = Callable[["Member", str, str], np.ndarray]
-"""(member, source, option) -> its predictions for the source's rows, each by a model that has not seen it."""
+Again = Callable[["Member", Table, str], np.ndarray]
+"""(member, table, option) -> its predictions for the source's rows, each by a model that has not seen it."""
 
 
 @dataclass(frozen=True)
 class Member:
-    """A run and its predictor."""
+    """A run and its predictor.
+
+    network  the run of the network that a baseline reads its rows through, where there is one
+    """
 
     run: Run
     predictor: Predictor
+    network: Run | None = None
 
     @property
     def name(self) -> str:
         return str(self.run.path)
 
-    @property
-    def na(self) -> tuple[str, ...]:
-        """The cells that mean missing in what it was fitted on."""
-        options = self.run.config.get("options")
-        reading = options.get("reading") if isinstance(options, dict) else None
-        na = reading.get("na") if isinstance(reading, dict) else None
-        return tuple(word for word in na if isinstance(word, str)) if isinstance(na, list) else ()
-
     def reads(self, reading: Reading) -> Reading:
         """`reading`, with the words for missing that it knows."""
-        return replace(reading, na=(*reading.na, *self.na))
+        return replace(reading, na=(*reading.na, *self.run.na))
 
     def has_seen(self, table: Table) -> bool:
-        """Whether it was fitted on this very source."""
-        return self.run.config.get("fingerprint") == table.fingerprint
+        """Whether it, or the network that it reads rows through, was fitted on this very source."""
+        return self.seen_by(table) is not None
+
+    def seen_by(self, table: Table) -> str | None:
+        """Its name, or that of its network, whichever was fitted on this very source."""
+        if table.fingerprint == self.run.config.get("fingerprint"):
+            return self.name
+        return f"the network of {self.name}" if self.knows_by_heart(table) else None
+
+    def knows_by_heart(self, table: Table) -> bool:
+        """Whether a network was: unlike a baseline, it would have to be trained again to forget it."""
+        network = self.run if self.run.command == "train" else self.network
+        return network is not None and table.fingerprint == network.config.get("fingerprint")
 
 
 @dataclass(frozen=True)
@@ -222,7 +229,7 @@ def known(whole: Ensemble, source: str, reading: Reading, option: str, again: Ag
     """
     rows = labelled(source, whole, reading)
     each = [
-        again(member, source, option) if member.has_seen(rows.table) else whole.one(member, rows.table, reading)
+        again(member, rows.table, option) if member.has_seen(rows.table) else whole.one(member, rows.table, reading)
         for member in whole.members
     ]
     stacked = np.stack([whole.aligned(member, found) for member, found in zip(whole.members, each, strict=True)])

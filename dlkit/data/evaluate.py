@@ -41,7 +41,7 @@ def evaluate(whole: Ensemble, source: str, reading: Reading, side: str = "all") 
 
 def _warnings(whole: Ensemble, rows: ensemble.Labelled, source: str, side: str) -> list[str]:
     """What to know before believing the score."""
-    seen = [member.name for member in whole.members if member.has_seen(rows.table)]
+    seen = [name for member in whole.members if (name := member.seen_by(rows.table))]
     notes = []
     if seen and side != "valid":
         held_out = all(member.run.command == "train" for member in whole.members)

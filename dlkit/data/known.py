@@ -9,8 +9,9 @@ import polars as pl
 
 from dlkit.core.errors import bad_data, nearest
 from dlkit.core.reading import MULTI_LABEL, ROLES, Reading
-from dlkit.data.build import to_rows
-from dlkit.data.dataset import Rows, shown
+from dlkit.core.splitting import Splitting
+from dlkit.data.build import targets_of, to_dataset, to_rows
+from dlkit.data.dataset import Dataset, Rows, shown
 from dlkit.data.infer import Inference
 from dlkit.data.labels import label_matrix
 from dlkit.data.schema import Schema
@@ -25,15 +26,37 @@ def known_rows(table: Table, schema: Schema, reading: Reading) -> Rows:
     """
     if table.arrays is not None or schema.pixels is not None:
         return _images(table, schema)
+    roles = _roles(table, schema)
+    named: dict[str, Any] = {role: [name for name, kind in roles.items() if kind == role] for role in ROLES}
+    frame = pl.DataFrame([table.frame[name] for name in roles])
+    return to_rows(replace(table, frame=frame, labels=()), replace(reading, target=None, **named))
+
+
+def known_dataset(table: Table, schema: Schema, reading: Reading, splitting: Splitting) -> Dataset:
+    """The rows that have the target of `reading`, with the columns that the schema needs and those that split.
+
+    What it says of roles is not asked: the schema knows them. Errors are those of `known_rows` and `to_dataset`.
+    """
+    if table.arrays is not None or schema.pixels is not None:
+        _images(table, schema)
+        return to_dataset(table, reading)
+    roles = _roles(table, schema)
+    names = table.frame.columns
+    apart = {*targets_of(table, reading), *splitting.columns.values()}
+    wanted: dict[str, Any] = {role: [name for name, kind in roles.items() if kind == role] for role in ROLES}
+    wanted["drop"] = [name for name in names if name not in roles and name not in apart]
+    return to_dataset(table, splitting.reading(replace(reading, **wanted)), known=True)
+
+
+def _roles(table: Table, schema: Schema) -> dict[str, str]:
+    """Column -> what it was at fit. One that the table has not: bad data."""
     roles = {encoder.column: encoder.kind for encoder in schema.encoders}
     absent = [name for name in roles if name not in table.frame.columns]
     if absent:
         more = f" (and {len(absent) - 1} more)" if len(absent) > 1 else ""
         hint = nearest(absent[0], table.frame.columns)
         raise bad_data(f"{table.place.source}: no column {absent[0]!r}{more}, which the model needs", hint)
-    named: dict[str, Any] = {role: [name for name, kind in roles.items() if kind == role] for role in ROLES}
-    frame = pl.DataFrame([table.frame[name] for name in roles])
-    return to_rows(replace(table, frame=frame, labels=()), replace(reading, target=None, **named))
+    return roles
 
 
 def sized(source: str, schema: Schema, reading: Reading) -> Reading:

@@ -113,6 +113,11 @@ class Schema(_Plain):
             raise bad_data(f"{dataset.source}: images are {found}, where {needed} are needed")
         return arrays if rows is None else arrays[rows]
 
+    def reads_as(self, other: "Schema") -> bool:
+        """Whether both read the same of a row, whatever they predict."""
+        ours, theirs = ((one.input_shape, one.encoders, one.pixels, one.tokens) for one in (self, other))
+        return ours == theirs
+
     def targets(self, dataset: Dataset, rows: np.ndarray | None = None) -> np.ndarray:
         """N int64 indices into `classes`, N float32 standardised values, or of several targets N×K float32 0 and 1."""
         if dataset.task != self.task:
@@ -198,12 +203,15 @@ class Schema(_Plain):
         strict.check(min(pixels.std) > 0, where, "a pixel std is not positive")
 
 
-def fit_schema(dataset: Dataset, rows: np.ndarray, texts: bool = False) -> Schema:
+def fit_schema(dataset: Dataset, rows: np.ndarray, texts: bool = False, columns: Schema | None = None) -> Schema:
     """Learn columns, categories and scales from `rows`; no other row has any influence.
 
-    texts  columns of text are listed too, without features: for models that read them as they are
+    texts    columns of text are listed too, without features: for models that read them as they are
+    columns  whose columns and pixels are taken as they are: only the target is fitted
     """
     common = _of_target(dataset, rows)
+    if columns is not None:
+        return Schema(*common, columns.input_shape, columns.encoders, columns.pixels, dataset.values, columns.tokens)
     if dataset.arrays is not None:
         pixels = _fit_pixels(dataset.arrays, rows)
         return Schema(*common, dataset.arrays.shape[1:], pixels=pixels, values=dataset.values)

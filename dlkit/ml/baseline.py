@@ -2,7 +2,6 @@
 
 import platform
 import shlex
-import shutil
 import tempfile
 import time
 from collections.abc import Iterator
@@ -26,6 +25,7 @@ from dlkit.ml import board as words
 from dlkit.ml import persist
 from dlkit.ml.board import Board
 from dlkit.ml.data import Prepared, near_leaks, prepare
+from dlkit.ml.embedding import Embedding
 from dlkit.ml.engine import DASK, open_engine
 from dlkit.ml.families import BY_NAME, choose
 from dlkit.ml.pool import Cluster, Finisher, Processes
@@ -36,13 +36,18 @@ SHORTEST_SECONDS, LAST_SECONDS = 0.5, 10.0
 """What a final fit may take where the budget is spent already: any model, and the dummy."""
 
 
-def answer(contest: Contest, dataset: Dataset, started: float) -> Result:
+def answer(contest: Contest, dataset: Dataset, started: float, embedding: Embedding | None = None) -> Result:
     """Everything that can fail before the first fit fails here; the rows of the result do the work."""
     families = choose(contest.models, dataset.task)
     if contest.save is not None:
         families = _with_saved(contest.save, dataset.task, families)
-    prepared = prepare(contest, dataset)
-    leaks = announce(dataset, prepared.notes[len(dataset.notes) :])
+    prepared = prepare(contest, dataset, embedding)
+    reader = None if embedding is None else str(embedding.run.path)
+    leaks = announce(dataset, prepared.notes[len(dataset.notes) :], reader=reader)
+    if embedding is not None:
+        flatters, sentence = embedding.has_seen(contest, dataset, prepared.scored)
+        if sentence is not None:
+            (console.warn if flatters else console.note)(sentence)
     unit = "accuracy above the most frequent class" if dataset.classes else "R²"
     for name, share in near_leaks(prepared, leaks).items():
         console.warn(f"column {name!r} alone predicts {dataset.target!r} ({unit} {share:.3f}): is it known beforehand?")
@@ -93,16 +98,16 @@ class _Work:
 
     def rows(self, result: Result) -> Iterator[Row]:
         """The board's rows; then the summary is filled in. Cut short, it leaves no directory behind."""
-        done = False
         try:
             with ExitStack() as stack:
                 yield from self._rows(result, stack)
-            done = True
-        finally:
-            if not done:
-                shutil.rmtree(self.directory.path, ignore_errors=True)
+        except BaseException:
+            self.directory.discard()
+            raise
 
     def _rows(self, result: Result, stack: ExitStack) -> Iterator[Row]:
+        if self.prepared.embedding is not None:
+            self.prepared.embedding.copy_into(self.directory)
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="dlkit-")))
         stored = self.prepared.data.save(folder)
         runner, cores = self._runner(stored, stack)

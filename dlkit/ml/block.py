@@ -97,6 +97,11 @@ class Coding:
         assert dataset.frame is not None
         return cls(tuple(_column(dataset.frame[e.column], Role(e.kind)) for e in schema.encoders))
 
+    @classmethod
+    def of_activations(cls, count: int) -> "Coding":
+        """That of what a network makes of each row: so many numbers."""
+        return cls(tuple({"name": f"activation {i + 1}", "kind": "numeric"} for i in range(count)))
+
     @cached_property
     def layout(self) -> Layout:
         kinds: dict[str, list[int]] = {"numeric": [], "low": [], "high": []}

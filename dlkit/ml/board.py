@@ -172,7 +172,10 @@ def about(prepared: Prepared) -> str:
     dataset, count = prepared.dataset, prepared.folds
     kind = f"{len(dataset.classes)} classes" if dataset.classes else f"regression of {dataset.target}"
     features = prepared.coding.features
-    what = f"{features:,} {'pixel' if prepared.coding.image else 'column'}{'s' if features > 1 else ''}"
+    unit = "activation" if prepared.embedding else "pixel" if prepared.coding.image else "column"
+    what = f"{features:,} {unit}{'s' if features > 1 else ''}"
+    if prepared.embedding:
+        what += f" of {prepared.embedding.run.path}"
     how = f"{count} folds" if count > 1 else f"one split: {prepared.train_rows:,} rows to fit on"
     return f"{dataset.name}: {dataset.rows:,} rows, {what}, {kind}; {how}; {prepared.metric.name}"
 

@@ -70,14 +70,19 @@ class Found:
 
 def cluster(options: Clustering, out: str | None) -> Result:
     """Fit every model, choose one, describe its clusters and save it."""
+    RunDirectory.check_free(out)
     space = make_space(options.data, options.reading, options.scale, options.seed)
     for text in space.notes:
         console.note(text)
     todo, sample = jobs(options, space.x), make_sample(space.x, options.seed)
-    with RunDirectory.create(out, f"{space.dataset.name}-cluster") as directory:
+    directory = RunDirectory.create(out, f"{space.dataset.name}-cluster")
+    try:
         fits, found = _find(options, space, todo, sample)
         result = _result(options, space, fits, found, directory)
         _save(options, directory, space, fits, found)
+    except BaseException:
+        directory.discard()
+        raise
     return result
 
 

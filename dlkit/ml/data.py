@@ -8,12 +8,13 @@ import numpy as np
 from dlkit.core.contest import FOLDS, Contest
 from dlkit.core.errors import DlkitError
 from dlkit.data import Dataset, Rows, Schema, fit_schema
-from dlkit.data.known import known_rows, truth
+from dlkit.data.known import known_rows, sized, truth
 from dlkit.data.load import read_table
 from dlkit.data.split import folds as split_folds
 from dlkit.data.split import hold_out
-from dlkit.ml.block import Coding
+from dlkit.ml.block import Coding, Texts
 from dlkit.ml.checks.leak import FEWEST_ROWS, THRESHOLD, predicts
+from dlkit.ml.embedding import Embedding
 from dlkit.ml.families import Context
 from dlkit.ml.scoring import Metric, choose
 from dlkit.ml.trial import Data, Fold
@@ -27,8 +28,10 @@ MOST_TEST_ROWS = 20_000
 class Prepared:
     """A data set ready for a board. `folds` of the data's folds score; the one after them is the final fit's.
 
-    width  columns of the expanded matrix
-    ratio  test rows over training rows, of all that a fold has
+    width   columns of the expanded matrix
+    ratio   test rows over training rows, of all that a fold has
+    scored  fingerprint of the source whose rows score
+    embedding  what the rows were read through, if anything
     """
 
     dataset: Dataset
@@ -40,24 +43,27 @@ class Prepared:
     width: int
     ratio: float
     notes: tuple[str, ...]
+    scored: str
+    embedding: Embedding | None = None
 
     @property
     def train_rows(self) -> int:
         return len(self.data.folds[0].train)
 
 
-def prepare(contest: Contest, dataset: Dataset) -> Prepared:
-    """Code the columns, deal out the folds. What does not fit the data is an error before anything is fitted."""
+def prepare(contest: Contest, dataset: Dataset, embedding: Embedding | None = None) -> Prepared:
+    """Code the columns, or what a network makes of them; deal out the folds. What does not fit the data is an error
+    before anything is fitted."""
     metric = choose(contest.metric, dataset.task, contest.balance)
     if contest.balance and dataset.task != "classification":
         raise DlkitError("--balance is for classes, and this is regression")
-    schema = fit_schema(dataset, np.arange(dataset.rows), texts=True)
-    coding = Coding.fit(dataset, schema)
-    numbers, texts = coding.arrays(dataset)
-    labels, notes = dataset.labels, list(dataset.notes)
+    network = embedding and embedding.schema
+    schema = fit_schema(dataset, np.arange(dataset.rows), texts=True, columns=network)
+    numbers, texts, coding = _coded(dataset, schema, embedding)
+    labels, notes, scored = dataset.labels, list(dataset.notes), dataset.fingerprint
     if contest.valid is not None:
-        other, marks = _validation(contest, schema)
-        more, more_texts = coding.arrays(other)
+        other, marks, scored = _validation(contest, schema)
+        more, more_texts = (embedding.numbers(other), ()) if embedding else coding.arrays(other)
         numbers, labels = np.concatenate([numbers, more]), np.concatenate([labels, marks])
         texts = tuple(first.followed_by(second) for first, second in zip(texts, more_texts, strict=True))
     sides, said = _sides(contest, dataset, len(labels))
@@ -72,7 +78,19 @@ def prepare(contest: Contest, dataset: Dataset) -> Prepared:
         *(contest.seed, coding.layout.texts > 0),
     )
     data = Data(numbers, texts, labels, (*folds, final), coding.layout, context)
-    return Prepared(dataset, schema, coding, data, metric, len(sides), coding.width, ratio, (*notes, *said))
+    said = (*notes, *said)
+    return Prepared(dataset, schema, coding, data, metric, len(sides), coding.width, ratio, said, scored, embedding)
+
+
+def _coded(
+    dataset: Dataset, schema: Schema, embedding: Embedding | None
+) -> tuple[np.ndarray, tuple[Texts, ...], Coding]:
+    """(N×F numbers, columns of text, how they come about)."""
+    if embedding is not None:
+        numbers = embedding.numbers(dataset)
+        return numbers, (), Coding.of_activations(numbers.shape[1])
+    coding = Coding.fit(dataset, schema)
+    return *coding.arrays(dataset), coding
 
 
 def near_leaks(prepared: Prepared, known: Sequence[str]) -> dict[str, float]:
@@ -81,7 +99,12 @@ def near_leaks(prepared: Prepared, known: Sequence[str]) -> dict[str, float]:
     A look at a few rows of each column: tables of very many columns are left to splitcheck.
     """
     coding, data = prepared.coding, prepared.data
-    if coding.image or not LEAK_ROWS[0] <= prepared.dataset.rows or data.numbers.shape[1] > LEAK_COLUMNS:
+    if (
+        coding.image
+        or prepared.embedding
+        or not LEAK_ROWS[0] <= prepared.dataset.rows
+        or data.numbers.shape[1] > LEAK_COLUMNS
+    ):
         return {}
     rows = data.folds[-1].sample(LEAK_ROWS[1])
     found: dict[str, float] = {}
@@ -92,12 +115,12 @@ def near_leaks(prepared: Prepared, known: Sequence[str]) -> dict[str, float]:
     return found
 
 
-def _validation(contest: Contest, schema: Schema) -> tuple[Rows, np.ndarray]:
-    """The rows of --valid that have a target, read as the schema says, and their labels."""
+def _validation(contest: Contest, schema: Schema) -> tuple[Rows, np.ndarray, str]:
+    """The rows of --valid that have a target, read as the schema says, their labels, and the file's fingerprint."""
     assert contest.valid is not None
-    table = read_table(contest.valid, contest.reading, labelled=True)
+    table = read_table(contest.valid, sized(contest.valid, schema, contest.reading), labelled=True)
     known, rows = truth(table, schema, contest.reading), known_rows(table, schema, contest.reading)
-    return rows.take(np.flatnonzero(known.kept)), known.labels
+    return rows.take(np.flatnonzero(known.kept)), known.labels, table.fingerprint
 
 
 def _sides(contest: Contest, dataset: Dataset, total: int) -> tuple[list[tuple[np.ndarray, np.ndarray]], list[str]]:

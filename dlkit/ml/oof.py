@@ -11,23 +11,26 @@ from dlkit.core.errors import DlkitError, bad_data
 from dlkit.core.reading import Reading
 from dlkit.core.run import Run
 from dlkit.core.splitting import Splitting
-from dlkit.data import load
 from dlkit.ml.data import prepare
+from dlkit.ml.embedding import Embedding, rows_of
 from dlkit.ml.engine import Engine
 from dlkit.ml.families import BY_NAME
 from dlkit.ml.model import Model
 from dlkit.ml.trial import Data
 
 
-def out_of_fold(run: Run, source: str, engine: Engine) -> np.ndarray:
+def out_of_fold(run: Run, source: str, engine: Engine, embedding: Embedding | None = None) -> np.ndarray:
     """N×K probabilities or N values for the N rows of `source` that have a target; NaN for those that no fold scores.
 
     The run's family and setting, fitted again on the training side of each of the folds that it was chosen by: what
-    scikit-learn's StackingClassifier does with `cv`.
+    scikit-learn's StackingClassifier does with `cv`. A run that a file scored (--valid) was chosen by no folds: it is
+    fitted again on FOLDS of the rows that it was trained on, as if no file had been named.
+
+    embedding  the network that the run reads its rows through, if it does
     """
     contest, family, setting = contest_of(run, source)
-    dataset = load(source, contest.splitting.reading(contest.reading), texts=True)
-    prepared = prepare(contest, dataset)
+    dataset = rows_of(contest, embedding)
+    prepared = prepare(contest, dataset, embedding)
     data = prepared.data
     shape = (len(data.labels), len(dataset.classes)) if dataset.classes else (len(data.labels),)
     found = np.full(shape, np.nan)

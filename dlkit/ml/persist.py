@@ -31,6 +31,7 @@ from dlkit.data.schema import Schema
 from dlkit.data.source import refuse_bomb
 from dlkit.ml import trees
 from dlkit.ml.block import Block, Coding
+from dlkit.ml.embedding import Embedding
 from dlkit.ml.model import Model
 
 MODEL, FACTS = "model.skops", "model.json"
@@ -249,6 +250,7 @@ class Baseline:
     schema: Schema
     coding: Coding
     model: Model
+    embedding: Embedding | None = None
 
     @property
     def task(self) -> str:
@@ -256,11 +258,23 @@ class Baseline:
 
     def predict(self, rows: Rows) -> np.ndarray:
         """N×classes probabilities, or N values in the target's units."""
-        return self.model.predict(self.coding.block(rows))
+        return self.model.predict(self.block(rows))
+
+    def block(self, rows: Rows) -> Block:
+        """What the model is given of rows: their columns, or what a network makes of them."""
+        if self.embedding is None:
+            return self.coding.block(rows)
+        numbers = self.embedding.numbers(rows)
+        if numbers.shape[1] != self.coding.features:
+            where, made = self.embedding.run.path, numbers.shape[1]
+            raise bad_data(f"{where}: it makes {made} numbers of a row, and the model reads {self.coding.features}")
+        return Block(numbers)
 
 
-def load(run: Run) -> Baseline:
+def load(run: Run, embedding: Embedding | None = None) -> Baseline:
     """The model of a run of `baseline`, which was opened checked: each file is what the manifest says.
+
+    embedding  the network that it reads rows through (`embedding.network_within`), opened
 
     Damaged, or of a scikit-learn that this one cannot continue: exit code 65.
     """
@@ -274,12 +288,14 @@ def load(run: Run) -> Baseline:
         if saved != sklearn.__version__:
             failure.hint = f"it was saved with scikit-learn {saved}, and this is {sklearn.__version__}"
         raise
+    if embedding is not None and not embedding.schema.reads_as(schema):
+        raise bad_data(f"{embedding.run.path}: not the network that the model in {run.path} was fitted behind")
     if model.classes != len(schema.classes):
         raise bad_data(f"{where}: it has {model.classes} classes, and the schema has {len(schema.classes)}")
     if saved != sklearn.__version__:
         same = f"its {PROBES} probe rows are predicted as they were"
         console.warn(f"{where}: saved with scikit-learn {saved}, read with {sklearn.__version__}: {same}")
-    return Baseline(schema, coding, model)
+    return Baseline(schema, coding, model, embedding)
 
 
 def _facts(run: Run) -> Mapping[str, Any]:

@@ -15,9 +15,9 @@ from dlkit.ml.checks import adversarial, drift, duplicates, images, leak, neighb
 from dlkit.ml.checks.adversarial import Adversarial, Settings
 from dlkit.ml.checks.drift import Drift
 from dlkit.ml.checks.finding import CHECKS, Finding
-from dlkit.ml.checks.images import Embed
 from dlkit.ml.checks.sides import Sides, open_sides
 from dlkit.ml.checks.units import whole_units
+from dlkit.ml.embedding import Embed
 from dlkit.ml.engine import Engine, open_engine
 
 COLUMNS = (

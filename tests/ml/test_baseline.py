@@ -1,7 +1,9 @@
 """`dlkit baseline` as a user runs it: the board, the honest splits, the saved model, and what goes wrong."""
 
+import errno
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import polars as pl
@@ -9,9 +11,10 @@ import pytest
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from test_contract import assert_error
 
 from dlkit.core.reading import Reading
-from dlkit.core.run import open_run
+from dlkit.core.run import RunDirectory, open_run
 from dlkit.core.splitting import Splitting
 from dlkit.data import load, metrics
 from dlkit.data.split import folds
@@ -159,6 +162,26 @@ class TestCutShort:
         ran = inside("baseline", "iris", *QUICK)
         assert (ran.code, ran.out) == (130, "")
         assert list((tmp_path / "runs").iterdir()) == []
+
+    def test_an_error_in_saving_is_the_one_that_is_told(self, inside, tmp_path, monkeypatch):
+        """Nothing half-written stays; what cannot be removed is named, and is no run."""
+
+        def full(directory):
+            directory.write_json("manifest.json", {"sha256": {}})
+            raise OSError(errno.ENOSPC, "No space left on device", str(directory.path / "schema.json"))
+
+        monkeypatch.setattr(RunDirectory, "finish", full)
+        words = ("baseline", "iris", "--models", "dummy", *QUICK, "--out", "r", "-q")
+        assert_error(inside(*words), 74, "r/schema.json", "No space left")
+        assert not (tmp_path / "r").exists()
+
+        def closed(path):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+        monkeypatch.setattr("dlkit.core.run.shutil", SimpleNamespace(rmtree=closed))
+        ran = inside(*words)
+        assert_error(ran, 74, "No space left", "warning: r came to nothing, and cannot be removed: permission denied")
+        assert (tmp_path / "r/schema.json").exists() and not (tmp_path / "r/manifest.json").exists()
 
     def test_a_budget_too_small_for_anything(self, inside, tmp_path):
         ran = inside("baseline", "iris", "--budget", "0.001s")

@@ -1,6 +1,7 @@
 """Stacking is scikit-learn's, on predictions for rows that no member has seen."""
 
 import json
+import shutil
 from dataclasses import asdict
 
 import numpy as np
@@ -83,6 +84,22 @@ def test_out_of_fold_predictions_are_those_of_the_same_folds(baselines):
     for split in folds(dataset, k=3):
         model.fit(x[split.train], dataset.labels[split.train])
         np.testing.assert_allclose(found[split.valid], model.predict_proba(x[split.valid]), atol=1e-6)
+
+
+def test_a_run_that_a_file_scored_gets_folds_of_its_own_rows(baselines, tmp_path):
+    """As one that five folds chose: of the file that it was scored on nothing is read."""
+    whole = out_of_fold(open_run(baselines[0]), "breast_cancer", Engine(1))
+    for options in ({"valid": "gone.csv", "folds": None}, {"valid": None, "folds": 5}):
+        path = tmp_path / str(options["folds"])
+        shutil.copytree(baselines[0], path)
+        config = json.loads((path / "config.json").read_text())
+        config["options"] |= options
+        (path / "config.json").write_text(json.dumps(config))
+        (path / "manifest.json").unlink()
+        RunDirectory(path).finish()
+    found = [out_of_fold(open_run(tmp_path / name), "breast_cancer", Engine(1)) for name in ("None", "5")]
+    np.testing.assert_array_equal(*found)
+    assert np.isfinite(found[0]).all() and not np.array_equal(found[0], whole)
 
 
 def test_a_stack_of_baselines_on_the_rows_that_they_know(inside, baselines, tmp_path):

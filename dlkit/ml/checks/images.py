@@ -1,15 +1,14 @@
 """Images and arrays: features that a classifier of the sides can use, and images that look the same."""
 
-from collections.abc import Callable
-
 import numpy as np
 import polars as pl
 from scipy import stats
 from sklearn.decomposition import PCA
 
-from dlkit.data import Column, Role, Rows
+from dlkit.data import Column, Role
 from dlkit.ml.checks.finding import Finding, percent
 from dlkit.ml.checks.sides import Sides
+from dlkit.ml.embedding import Embed
 
 SIDE, COMPONENTS = 8, 20
 HASH_SIDE = 16
@@ -20,7 +19,6 @@ CHANNELS = ("red", "green", "blue", "alpha")
 THRESHOLD, CHANCE = 0.01, 0.001
 MOST_PAIRS = 400_000_000
 CHUNK = 1024
-Embed = Callable[[Rows], np.ndarray]
 
 
 def embedded(sides: Sides, embed: Embed | None) -> Sides:
