@@ -6,14 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 PEAKS = {
-    "minimum": (2.8, 4.0),
-    "consensus": (2.0, 8.0),
-    "valley": (4.0, 11.0),
-    "steep": (0.7, 2.0),
-    "slide": (0.25, 0.25),
+    "minimum": ((1.7, 3.6), (2.9, 9.9)),
+    "consensus": ((1.8, 4.4), (3.4, 9.9)),
+    "valley": ((4.0, 9.9), (6.0, 12.0)),
+    "steep": ((1.4, 8.0), (0.9, 1.9)),
+    "slide": ((0.1, 0.17), (0.2, 0.4)),
 }
 """How many times the rate that a rule reads off the curve the best one is: constant; and the peak of one-cycle, which
-is at it for a moment only. Measured by tests/bench/lrfind.py over digits, California housing and the Titanic."""
+is at it for a moment only. First for optimisers that scale their own steps, as Adam does, then for SGD. Measured by
+tests/bench/lrfind.py."""
 RULES = ("valley", "steep", "minimum", "slide")
 TRIM = 5
 """Points left out at each end when suggesting: the average is still settling, the loss already climbing."""
@@ -104,13 +105,14 @@ class Found:
         return None if self.low is None or self.high is None else math.log10(self.high / self.low)
 
 
-def peak(rule: str, schedule: str) -> float:
-    """What a rule's rate is multiplied by for a schedule; those that are not one-cycle count as constant."""
-    return PEAKS[rule][schedule == "one-cycle"]
+def peak(rule: str, optimizer: str, schedule: str) -> float:
+    """What a rule's rate is multiplied by; schedules that are not one-cycle count as constant."""
+    return PEAKS[rule][optimizer == "sgd"][schedule == "one-cycle"]
 
 
-def combine(sweeps: Sequence[Sweep], schedule: str, rule: str = "minimum") -> Found:
-    """The median over sweeps of what a rule says, for the peak of `schedule`; nothing where most sweeps find nothing.
+def combine(sweeps: Sequence[Sweep], optimizer: str, schedule: str, rule: str = "minimum") -> Found:
+    """The median over sweeps of what a rule says, for an optimiser and the peak of its schedule; nothing where most
+    sweeps find nothing.
 
     `rules` are as read off the curves.
     """
@@ -120,7 +122,7 @@ def combine(sweeps: Sequence[Sweep], schedule: str, rule: str = "minimum") -> Fo
     curve = _mean_curve(sweeps)
     if 2 * len(values) <= len(sweeps):
         return Found(None, None, None, rules, curve, sweeps)
-    times = peak(rule, schedule)
+    times = peak(rule, optimizer, schedule)
     middle, low, high = (rounded(times * f(values)) for f in (statistics.median, min, max))
     return Found(middle, low, high, rules, curve, sweeps)
 

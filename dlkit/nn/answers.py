@@ -185,10 +185,10 @@ def _sweeps(job: Job, search: Search, plot: str | None) -> Result:
     with console.progress(search.seeds * search.steps, "sweeping") as bar:
         found = finder.search_all(job, search, bar)
     rule = "median of valley, steep and minimum" if search.rule == "consensus" else search.rule
-    times = peak(search.rule, recipe.schedule)
+    times = peak(search.rule, recipe.optimizer, recipe.schedule)
     summary = {
         "suggestion": found.suggestion,
-        "method": f"{rule}, times {times:g} for {recipe.schedule}",
+        "method": f"{rule}, times {times:g} for {recipe.optimizer} and {recipe.schedule}",
         "low": found.low,
         "high": found.high,
         "decades": found.decades,

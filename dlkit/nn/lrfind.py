@@ -121,7 +121,7 @@ def _short_run(job: Job, lr: float, epochs: int, bar: Bar) -> float:
 def search_all(job: Job, search: Search, bar: Bar) -> Found:
     """Sweep once a seed, and combine what they show."""
     sweeps = [sweep(job, search, job.options.seed + i, bar) for i in range(search.seeds)]
-    return combine(sweeps, job.recipe.schedule, search.rule)
+    return combine(sweeps, job.recipe.optimizer, job.recipe.schedule, search.rule)
 
 
 def settle(job: Job, bar: Bar) -> tuple[Job, Found]:
