@@ -42,7 +42,8 @@ def write(words: list[str] | None, tokens: int, device: str, modules: list[str] 
 
     run = open_run(words[0])
     if not run.writes:
-        raise DlkitError(f"--generate: {words[0]} is no run of a language model")
+        what = "of a masked language model, which cannot go on from a text" if run.of_text else "of no language model"
+        raise DlkitError(f"--generate: {words[0]} is a run {what}")
     refuse_idle(modules, [run])
     how = Sampling(tokens, **{name: value for name, value in said.items() if value is not None})
     return generate(run, how, device, modules or ())

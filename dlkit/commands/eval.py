@@ -76,7 +76,7 @@ def command(
         return _score.pairs(reading, images, features, inception, window, data_range, splits)
     paths, data = _runs.split_words(words, "eval")
     runs = _runs.open_runs(paths, data, nproc, module)
-    if len(runs) == 1 and runs[0].writes:
+    if len(runs) == 1 and runs[0].of_text:
         from dlkit.nn.language import score
 
         _score.refuse_for_texts(rows=rows, tta=tta, weights=weights, stack=stack)

@@ -247,6 +247,14 @@ def everywhere(before: Verdict, count: tuple[int, ...], input: tuple[int, ...]) 
     return settled(advance(before, (all_of(count[0]),)), input)
 
 
+def looks_ahead(reach: Reach) -> bool:
+    """Whether a position of a sequence sees what comes after it, or that cannot be said."""
+    if not isinstance(reach, tuple) or len(reach) != 1:
+        return True
+    axis = reach[0]
+    return axis.jump != axis.period or any(hi is not None and hi > r for r, hi in enumerate(axis.hi))
+
+
 def is_fixed(verdict: Verdict) -> bool:
     """Whether every position sees the same."""
     return verdict.reach == WHOLE or (isinstance(verdict.reach, tuple) and not any(axis.jump for axis in verdict.reach))

@@ -104,13 +104,29 @@ def _file(word: str) -> str:
     return config.text
 
 
-def for_data(words: Sequence[str], outputs: int) -> spec.Network:
+def for_data(words: Sequence[str], outputs: int, **more: int) -> spec.Network:
     """The network in `words` for a data set: its input only where the user gave one.
 
-    A bare name from the zoo, whose own input is only its usual one, also gets the number of outputs that is needed.
+    A name from the zoo, whose own input is only its usual one, also gets the number of outputs that is needed.
     """
-    if len(words) == 1 and words[0] in zoo.names() and "classes" in zoo.info(words[0]).options:
-        words = [f"{words[0]}:classes={outputs}"]
+    words = filled(words, classes=outputs, **more)
     network = read(words)
     named = words[0].partition(":")[0] in zoo.names()
     return spec.Network(None if named else network.input, network.graph)
+
+
+def is_named(words: Sequence[str]) -> bool:
+    """Whether a network is one of the zoo's, whatever its options."""
+    return len(words) == 1 and words[0].partition(":")[0] in zoo.names()
+
+
+def filled(words: Sequence[str], **values: int) -> Sequence[str]:
+    """A single name from the zoo with those of its options that the user left open; anything else as it is."""
+    if not is_named(words):
+        return words
+    name, _, said = words[0].partition(":")
+    given = [part for part in said.split(",") if part]
+    known = {part.partition("=")[0] for part in given}
+    options = zoo.info(name).options
+    given += [f"{option}={value}" for option, value in values.items() if option in options and option not in known]
+    return [f"{name}:{','.join(given)}" if given else name]

@@ -9,8 +9,9 @@ from dlkit.core.errors import DlkitError, nearest
 
 MULTI_LABEL = "multi-label"
 TASKS = ("classification", "regression", MULTI_LABEL)
-WRITING = "language-model"
-"""The task of a text: what comes next. A source is one by its name (.txt), not by --task."""
+WRITING, MASKED = "language-model", "masked-language-model"
+OF_TEXT = (WRITING, MASKED)
+"""The tasks of a text: what comes next, or what is hidden. A source is one by its name (.txt), not by --task."""
 # A table without --target is read by the first of these names that it has.
 TARGET_NAMES = ("target", "label", "y", "class")
 ROLES = ("numeric", "categorical", "datetime", "text", "id", "drop")

@@ -18,7 +18,7 @@ from typing import IO, Any
 from dlkit.core import console
 from dlkit.core.errors import DlkitError, ExitCode, bad_data
 from dlkit.core.io import LIMIT, missing, naming, sync_directory, write_atomic
-from dlkit.core.reading import WRITING
+from dlkit.core.reading import OF_TEXT, WRITING
 from dlkit.core.units import binary
 
 MANIFEST = "manifest.json"
@@ -228,8 +228,13 @@ class Run:
 
     @property
     def writes(self) -> bool:
-        """Whether it is of a language model, which has no rows to predict and writes texts."""
-        return self.command == "train" and isinstance(self.schema, dict) and self.schema.get("task") == WRITING
+        """Whether it is of a causal language model, which can write."""
+        return self.of_text and self.schema["task"] == WRITING
+
+    @property
+    def of_text(self) -> bool:
+        """Whether it is of a language model, causal or masked: it is scored on a text, and has no rows to predict."""
+        return self.command == "train" and isinstance(self.schema, dict) and self.schema.get("task") in OF_TEXT
 
     @property
     def na(self) -> tuple[str, ...]:

@@ -161,6 +161,14 @@ def bert(
     ]
 
 
+def masked(*, layers: int, width: int, heads: int, context: int, vocab: int, classes: int) -> Lines:
+    """BERT's encoder in any size with the head that tells hidden tokens, or in its place one for `classes`."""
+    lines = bert(layers, width, heads, context=context, vocab=vocab, positions=context)[:-1]
+    if classes:
+        return [*lines, f"select:mean dropout:0.1 linear:{classes}"]
+    return [*lines, f"linear:{width} gelu ln:eps=1e-12 {word('lmhead', vocab, tie=True, bias=True)}"]
+
+
 def t5(
     layers: int,
     width: int,
@@ -308,6 +316,9 @@ def _decoders() -> dict[str, Net]:
 
 def _others() -> dict[str, Net]:
     nets = {}
+    small = {"layers": 2, "width": 128, "heads": 2, "classes": 0}
+    summary = "BERT of any size, a masked language model; as built BERT-tiny, Turc et al. 2019"
+    nets["bert"] = Net(summary, _tokens(128, 30522) | small, masked)
     for name, size in _BERT.items():
         nets[name] = Net("BERT with its pooler, Devlin et al. 2018", _tokens(512, 30522), partial(bert, *size))
     for name, (*sizes, head) in _T5.items():

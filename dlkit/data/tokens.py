@@ -1,6 +1,6 @@
 """A column of text as tokens: what a network of sequences reads of a table's row."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -20,10 +20,19 @@ MOST_CONTEXT = 512
 
 @dataclass(frozen=True)
 class Tokens:
-    """How a text becomes tokens: the first `context` of them."""
+    """How a text becomes tokens: the first `context` of them.
+
+    spare  kinds of tokens beyond the vocabulary's that the run before knew, its mask: room in the embedding, no more
+    """
 
     vocabulary: Vocabulary
     context: int
+    spare: int = field(default=0, compare=False)
+
+    @property
+    def size(self) -> int:
+        """The kinds of tokens that a network should know."""
+        return self.vocabulary.size + self.spare
 
     def encode(self, texts: pl.Series) -> np.ndarray:
         """N×L int32: as many columns as the longest of these texts has tokens, PAD after the end of the others."""
@@ -45,7 +54,7 @@ class Tokens:
 
 
 def fit_tokens(
-    texts: pl.Series, form: str, context: int | None, known: Vocabulary | None = None
+    texts: pl.Series, form: str, context: int | None, known: Vocabulary | None = None, spare: int = 0
 ) -> tuple[Tokens, str | None]:
     """(how the texts of the training side become tokens, a note on those that are cut).
 
@@ -57,7 +66,7 @@ def fit_tokens(
     context = context or min(int(lengths.max()), MOST_CONTEXT)
     longer = int((lengths > context).sum())
     note = f"{longer:,} of {len(lengths):,} training texts have more than {context} tokens, and are cut there"
-    return Tokens(vocabulary, context), note if longer else None
+    return Tokens(vocabulary, context, spare), note if longer else None
 
 
 def _encoded(vocabulary: Vocabulary, texts: pl.Series) -> list[np.ndarray]:

@@ -14,7 +14,7 @@ def with_rows(job: Job, state: State, failure: Diverged) -> Diverged:
     """The failure with the rows of its step: those whose own loss is not finite, or all of them where that is none."""
     start = (failure.step - 1) % len(job.train) * job.train.batch_size
     at = job.train.order(failure.epoch)[start : start + job.train.batch_size]
-    guilty = at[_not_finite(job, state, at)]
+    guilty = at[_not_finite(job, state, at, failure.epoch)]
     chosen = guilty if 0 < len(guilty) < len(at) else at
     names = [job.dataset.where(int(job.split.train[i])) for i in chosen[:MOST]]
     listed = ", ".join(names) + (f" and {len(chosen) - MOST} more" if len(chosen) > MOST else "")
@@ -23,9 +23,9 @@ def with_rows(job: Job, state: State, failure: Diverged) -> Diverged:
 
 
 @torch.inference_mode()
-def _not_finite(job: Job, state: State, at: Tensor) -> Tensor:
+def _not_finite(job: Job, state: State, at: Tensor, epoch: int) -> Tensor:
     """For each row whether its loss is not finite under the weights as they are, B bool."""
-    x, y = (values.to(job.device) for values in job.train.take(at.to(job.train.x.device)))
+    x, y = (values.to(job.device) for values in job.train.take(at.to(job.train.x.device), epoch))
     x = job.train.normalise(x) if job.train.normalise else x
     was_training = state.model.training
     state.model.eval()

@@ -8,7 +8,7 @@ def default_network(schema: Schema, outputs: int) -> tuple[str, str]:
     recurrent network for a column of text."""
     shape = schema.input_shape
     if schema.tokens:
-        return "gru", _reader(schema.tokens.vocabulary.size, outputs)
+        return "gru", _reader(schema.tokens.size, outputs)
     return ("cnn", _cnn(shape[1:], outputs)) if len(shape) == 3 else ("mlp", _mlp(schema, outputs))
 
 

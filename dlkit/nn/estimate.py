@@ -13,8 +13,8 @@ from dlkit.core.footprint import Part, Plan, parts, total
 from dlkit.core.graph import Graph, Step, walk
 from dlkit.core.layers import Shape
 from dlkit.core.model import Measured, Walked
+from dlkit.core.reading import OF_TEXT
 from dlkit.core.result import Column, Result, Row
-from dlkit.data.texts import WRITING
 from dlkit.nn import live, live_costs, live_memory
 from dlkit.nn.device import describe, synchronize
 from dlkit.nn.job import Job
@@ -101,7 +101,8 @@ def _of_module(job: Job, plan: Plan) -> Costs:
 
 def _fresh(job: Job) -> tuple[nn.Module, Shape, torch.dtype]:
     """A network of the job's, and what a sample of its input is."""
-    dtype = torch.int64 if job.schema.task == WRITING else torch.float32
+    reads_tokens = job.schema.task in OF_TEXT or job.schema.tokens
+    dtype = torch.int64 if reads_tokens else torch.float32
     return job.model(job.options.seed).cpu(), job.schema.input_shape, dtype
 
 

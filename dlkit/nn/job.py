@@ -13,13 +13,12 @@ from dlkit.core.errors import DlkitError
 from dlkit.core.graph import Graph, walk
 from dlkit.core.job import JobOptions
 from dlkit.core.layers import Shape, show
-from dlkit.core.reading import MULTI_LABEL
+from dlkit.core.reading import MULTI_LABEL, OF_TEXT
 from dlkit.core.recipe import Recipe
 from dlkit.data import Dataset, Schema, fit_schema, hold_out, load
 from dlkit.data.announce import announce
 from dlkit.data.labels import one_sided
 from dlkit.data.split import Split
-from dlkit.data.texts import WRITING
 from dlkit.nn import device as devices
 from dlkit.nn import precision
 from dlkit.nn.columns import fit_edges
@@ -64,12 +63,12 @@ class Job:
         """A fresh network with weights drawn from `seed`, on the device."""
         devices.seed_all(seed)
         shape = self.schema.input_shape
-        model = make(self.graph, shape, self.schema.task == WRITING).to(self.device)
+        model = make(self.graph, shape, self.schema.task in OF_TEXT).to(self.device)
         if self.schema.tokens and isinstance(self.graph, Graph):
             heed(model, walk(self.graph, shape))
         for name, state in self.edges.items():
             model.get_submodule(name).load_state_dict(state, strict=False)
-        if self.schema.task == WRITING and isinstance(self.graph, Graph):
+        if self.schema.task in OF_TEXT and isinstance(self.graph, Graph):
             initialise(model)
         self.start.apply(model)
         return model.to(memory_format=torch.channels_last) if len(shape) == 3 and not self.own else model
@@ -96,7 +95,7 @@ class Job:
         what = "labels" if self.schema.task == MULTI_LABEL else "classes"
         kind = f"{len(self.schema.classes)} {what}" if self.schema.classes else f"regression of {self.dataset.target}"
         rows = "rows"
-        if self.schema.task == WRITING:
+        if self.schema.task in OF_TEXT:
             kind, rows = f"{self.objective.outputs} tokens", f"windows of {self.schema.input_shape[0]} tokens"
         return (
             f"{self.dataset.name}: {self.train.rows:,} {rows} to train on, {self.valid.rows:,} to validate, {kind}; "
@@ -174,7 +173,8 @@ def _network(words: tuple[str, ...], schema: Schema, dataset: Dataset) -> tuple[
         needs = f"{dataset.name} has {_needs(outputs, dataset)}"
         own = open_own(words).fitting(schema.input_shape, (outputs,), needs)
         return own.name, own
-    net = network.for_data(words, outputs)
+    tokens = schema.tokens
+    net = network.for_data(words, outputs, **({"vocab": tokens.size, "context": tokens.context} if tokens else {}))
     _check_fit(net, schema, outputs, dataset)
     bare = words[0].partition(":")[0].removeprefix("@").rpartition("/")[2]
     return (bare.removesuffix(".dlk") if len(words) == 1 and bare != "-" else "net"), net.graph

@@ -13,8 +13,9 @@ from dlkit.core.reading import Reading
 from dlkit.core.result import Column, Result
 from dlkit.core.run import Run
 from dlkit.data.corpus import read_text_corpus
-from dlkit.data.texts import WRITING, TextSchema
+from dlkit.data.texts import TextSchema
 from dlkit.nn import device as devices
+from dlkit.nn.masking import CHOSEN, Masked
 from dlkit.nn.objective import Objective
 from dlkit.nn.predictor import rebuild
 from dlkit.nn.ranks import Ranks, joined
@@ -37,7 +38,7 @@ def open_language(run: Run, device: str, modules: Sequence[str] = ()) -> tuple[T
     """Schema and network of a run of `train` on a text. Damaged or foreign: exit code 65; no such device: 69."""
     where = devices.pick(device)
     schema = TextSchema.from_json(run.schema)
-    output = (schema.context, schema.vocabulary.size)
+    output = (schema.context, schema.size)
     return schema, rebuild(run, schema.input_shape, output, modules, tokens=True).to(where).eval(), where
 
 
@@ -55,20 +56,31 @@ def _scored(run: Run, source: str, reading: Reading, device: str, modules: Seque
         raise bad_data(f"{source}: {len(tokens)} tokens, where the context of {run.path} needs {schema.context + 1}")
     batch = run.config.get("batch_size")
     size = 4 * batch if isinstance(batch, int) and batch > 0 else LARGEST_BATCH
-    windows = Windows(tokens, schema.context, size, where)
-    nats = _surprise(model, windows, Objective(WRITING, schema.vocabulary.size), ranks) / windows.count
-    # Tokens of one vocabulary cannot be compared with another's; bytes can.
-    scored = schema.vocabulary.decode(tokens[1 : windows.count + 1].tolist())
-    size = len(scored.encode("utf-8", "replace"))
-    summary = {
-        "perplexity": math.exp(min(nats, 700.0)),
-        "loss": nats,
-        "bits_per_byte": nats * windows.count / math.log(2) / size,
-        "rows": windows.count,
-    }
+    kind = Masked if schema.masked else Windows
+    more = {"mask": schema.vocabulary.size, "seed": _seed(run)} if schema.masked else {}
+    windows = kind(tokens, schema.context, size, where, **more)
+    nats = _surprise(model, windows, Objective(schema.task, schema.size), ranks) / windows.count
+    summary = {"perplexity": math.exp(min(nats, 700.0)), "loss": nats}
+    if not schema.masked:
+        # Tokens of one vocabulary cannot be compared with another's; bytes can.
+        scored = schema.vocabulary.decode(tokens[1 : windows.count + 1].tolist())
+        size = len(scored.encode("utf-8", "replace"))
+        summary["bits_per_byte"] = nats * windows.count / math.log(2) / size
+    summary["rows"] = windows.count
     columns = [Column("metric"), Column("value", "float")]
     rows = [{"metric": name, "value": value} for name, value in summary.items()]
-    return Result(columns, rows, summary, "perplexity", notes=[f"rows are tokens; {len(text):,} characters were read"])
+    what = f"hidden tokens, {100 * CHOSEN:g} % of all by the run's seed" if schema.masked else "tokens"
+    notes = [f"rows are {what}; {len(text):,} characters were read"]
+    return Result(columns, rows, summary, "perplexity", notes=notes)
+
+
+def _seed(run: Run) -> int:
+    """The seed by which a run's tokens are hidden in evaluation."""
+    options = run.config.get("options")
+    seed = options.get("seed") if isinstance(options, dict) else None
+    if type(seed) is not int:
+        raise bad_data(f"{run.path}: config.json does not say its seed")
+    return seed
 
 
 @torch.inference_mode()

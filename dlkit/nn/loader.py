@@ -127,8 +127,8 @@ class Batches:
         """How many targets there are, over which losses and metrics are means."""
         return self.rows
 
-    def take(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Inputs and targets of some rows, where the data is."""
+    def take(self, rows: Tensor, epoch: int | None = None) -> tuple[Tensor, Tensor]:
+        """Inputs and targets of some rows, where the data is, as an epoch of training or (None) evaluation has them."""
         return self.x.index_select(0, rows), self.y.index_select(0, rows)
 
     def _all(self) -> range:
@@ -138,14 +138,14 @@ class Batches:
         self, order: Tensor, numbers: range, ranks: Ranks | None = None, epoch: int | None = None
     ) -> Iterator[Batch]:
         order, ranks = order.to(self.x.device), ranks or self.ranks
-        gathered = (self._gather(order[i * self.batch_size : (i + 1) * self.batch_size], ranks) for i in numbers)
+        gathered = (self._gather(order[i * self.batch_size : (i + 1) * self.batch_size], ranks, epoch) for i in numbers)
         at_hand = gathered if self.x.device.type == self.device.type else self._ahead(gathered)
         return (self._ready(batch, epoch) for batch in at_hand)
 
-    def _gather(self, rows: Tensor, ranks: Ranks) -> Batch:
+    def _gather(self, rows: Tensor, ranks: Ranks, epoch: int | None) -> Batch:
         own, part = ranks.share(rows)
-        whole = None if len(own) == len(rows) else self.take(rows)[1]
-        return Batch(*self.take(own), whole, part, own)
+        whole = None if len(own) == len(rows) else self.take(rows, epoch)[1]
+        return Batch(*self.take(own, epoch), whole, part, own)
 
     def _ahead(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         """Host to device: the next batch is gathered into pinned memory and copied while the last one computes."""
@@ -180,8 +180,8 @@ class Sequences(Batches):
 
     moves_whole = False
 
-    def take(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        x, y = super().take(rows)
+    def take(self, rows: Tensor, epoch: int | None = None) -> tuple[Tensor, Tensor]:
+        x, y = super().take(rows, epoch)
         return x[:, : int((x >= 0).sum(1).max())].long(), y
 
 

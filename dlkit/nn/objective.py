@@ -8,10 +8,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dlkit.core.errors import DlkitError, nearest
-from dlkit.core.reading import MULTI_LABEL, WRITING
+from dlkit.core.reading import MASKED, MULTI_LABEL, OF_TEXT, WRITING
 from dlkit.core.recipe import LOSSES, Recipe
 from dlkit.nn.loader import Batches
 from dlkit.nn.watch import Stopped, Watch
+
+IGNORED = -100
+"""A target that counts for nothing, as torch has it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,6 +26,7 @@ class Objective:
                     the plain binary cross-entropy.
     regression      an error of the standardised target; RMSE in the target's own units (`unit` = its std).
     language-model  cross-entropy of the next token in nats; perplexity, its exponential.
+    masked-language-model  the same of the tokens that are to be told, the others being IGNORED.
 
     smoothing   label smoothing of the cross-entropy; of labels 0 and 1 become ε/2 and 1 − ε/2
     weights     one for each class: the loss is Σ w·loss / Σ w, as torch's cross-entropy has it; of several labels what
@@ -42,7 +46,9 @@ class Objective:
 
     @property
     def metric(self) -> str:
-        return {"classification": "accuracy", MULTI_LABEL: "log_loss", WRITING: "perplexity"}.get(self.task, "rmse")
+        if self.task in OF_TEXT:
+            return "perplexity"
+        return {"classification": "accuracy", MULTI_LABEL: "log_loss"}.get(self.task, "rmse")
 
     def better(self, new: float, old: float | None) -> bool:
         """Whether `new` is a better metric than `old`; NaN never is, and anything is better than NaN."""
@@ -62,15 +68,17 @@ class Objective:
 
     def weight(self, target: Tensor) -> Tensor | int:
         """What a sum over these rows is divided by: their number (of tokens), or the sum of their classes' weights."""
+        if self.task == MASKED:
+            return (target != IGNORED).sum().clamp(min=1)  # a step in which nothing is hidden teaches nothing
         if self.task == WRITING:
             return target.numel()
         return len(target) if self.weights is None or self.task == MULTI_LABEL else self.weights[target].sum()
 
     def total(self, output: Tensor, target: Tensor) -> Tensor:
         """Sum over the batch; over micro-batches these add up to that of the whole one."""
-        if self.task == WRITING:  # output B×T×vocabulary, target B×T
-            output, target = output.flatten(0, 1), target.flatten()
-            return F.cross_entropy(output, target, reduction="sum", label_smoothing=self.smoothing)
+        if self.task in OF_TEXT:  # output B×T×vocabulary, target B×T
+            output, target, more = output.flatten(0, 1), target.flatten(), self.smoothing
+            return F.cross_entropy(output, target, reduction="sum", label_smoothing=more, ignore_index=IGNORED)
         if self.task == "classification":
             return self._of_classes(output, target)
         if self.task == MULTI_LABEL:
@@ -112,7 +120,7 @@ class Objective:
 
     def statistic(self, output: Tensor, target: Tensor) -> Tensor:
         """A sum over the batch from which the metric follows: correct rows, squared errors, or surprise in nats."""
-        if self.task == WRITING:
+        if self.task in OF_TEXT:
             return self.plain().total(output, target)
         if self.task == MULTI_LABEL:
             return binary(output, target)
@@ -122,7 +130,7 @@ class Objective:
 
     def value(self, total: float, rows: int) -> float:
         """The metric from the summed statistic of `rows` rows (or tokens)."""
-        if self.task == WRITING:
+        if self.task in OF_TEXT:
             return math.exp(min(total / rows, 700.0)) if total == total else total
         return (total / rows) ** 0.5 * self.unit if self.task == "regression" else total / rows
 
@@ -221,7 +229,7 @@ def evaluate(
         loss = objective.total(output, batch.y)
         losses.append(loss * batch.part)
         # A language model's statistic is its loss: over a large vocabulary that is worth computing once.
-        statistics.append((loss if objective.task == WRITING else objective.statistic(output, batch.y)) * batch.part)
+        statistics.append((loss if objective.task in OF_TEXT else objective.statistic(output, batch.y)) * batch.part)
     model.train(was_training)
     loss, total = batches.ranks.total(torch.stack([torch.stack(s).cpu().double().sum() for s in (losses, statistics)]))
     return loss / batches.count, objective.value(total, batches.count)

@@ -111,10 +111,9 @@ def open_network(run: Run, device: str = "auto", views: tuple[View, ...] = (), m
     modules  the modules of the user's own that the command line names: their code may be run
     """
     where = devices.pick(device)
-    if run.writes:
-        raise DlkitError(
-            f"{run.path}: a language model predicts no rows", "dlkit predict RUN --generate 200 lets it write"
-        )
+    if run.of_text:
+        hint = "dlkit predict RUN --generate 200 lets it write" if run.writes else "dlkit eval RUN other.txt scores it"
+        raise DlkitError(f"{run.path}: a language model predicts no rows", hint)
     schema = Schema.from_json(run.schema)
     model = rebuild(run, schema.input_shape, (len(schema.classes) or 1,), modules, texts=schema.tokens)
     model = model.to(where).eval()

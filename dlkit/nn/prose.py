@@ -11,6 +11,7 @@ from dlkit.core.job import JobOptions
 from dlkit.core.sequence import Embed
 from dlkit.data import Dataset, Schema
 from dlkit.data.infer import as_text
+from dlkit.data.inherit import inherited
 from dlkit.data.schema import text_schema
 from dlkit.data.tokens import VOCAB, Tokens, fit_tokens
 from dlkit.nn.padding import check
@@ -23,10 +24,15 @@ def fit_prose(dataset: Dataset, rows: np.ndarray, column: str, options: JobOptio
     texts = as_text(dataset.frame[column].gather(rows))
     if not texts.drop_nulls().str.len_chars().sum():
         raise bad_data(f"{dataset.source}: column {column!r} is empty on the training side: there is nothing to read")
-    tokens, note = fit_tokens(texts, options.vocab or VOCAB, options.context)
+    known = inherited(options.init_from, options.vocab)
+    if known:
+        spare = known.size - known.vocabulary.size
+        tokens, note = fit_tokens(texts, "", options.context or known.context, known.vocabulary, spare)
+    else:
+        tokens, note = fit_tokens(texts, options.vocab or VOCAB, options.context)
     console.note(
         f"{column!r} alone is read: {tokens.context} tokens at most, of a {tokens.vocabulary.kind} vocabulary of "
-        f"{tokens.vocabulary.size}"
+        f"{tokens.vocabulary.size}{f', that of {options.init_from}' if known else ''}"
     )
     if note:
         console.note(f"{note}; --context says where")

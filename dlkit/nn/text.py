@@ -1,19 +1,29 @@
 """A text, a network and a split, made ready for training: the way of language models."""
 
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import nn
+
 from dlkit.core import console, network, spec
-from dlkit.core.errors import DlkitError
+from dlkit.core.errors import DlkitError, bad_data
+from dlkit.core.field import looks_ahead
 from dlkit.core.graph import walk
 from dlkit.core.job import JobOptions
-from dlkit.core.layers import show
+from dlkit.core.layers import Shape, show
 from dlkit.core.recipe import Recipe
 from dlkit.core.splitting import Splitting
+from dlkit.data.inherit import inherited
 from dlkit.data.split import Split
-from dlkit.data.texts import WRITING, TextSchema, read_texts
+from dlkit.data.texts import TextSchema, read_texts
 from dlkit.nn import device as devices
 from dlkit.nn import precision
 from dlkit.nn.job import Job, check_accumulate, default_batch_size
+from dlkit.nn.masking import CHOSEN, Masked
 from dlkit.nn.objective import Objective
-from dlkit.nn.own import open_own
+from dlkit.nn.own import Own, open_own
 from dlkit.nn.ranks import ALONE, Ranks
 from dlkit.nn.start import Network, network_of, starting
 from dlkit.nn.windows import Windows
@@ -27,19 +37,27 @@ def prepare_text(options: JobOptions, recipe: Recipe, ranks: Ranks = ALONE, shar
     _refuse(options, recipe)
     device = devices.pick(options.device)
     precision.check(recipe.precision, device)
-    texts, schema = read_texts(
-        options.data, options.reading, options.valid, options.vocab or VOCAB, options.context or CONTEXT
-    )
-    console.note(f"the last {100 * options.valid:g} % of the text validate; {schema.vocabulary.kind} vocabulary of "
-                 f"{schema.vocabulary.size} tokens")  # fmt: skip
-    name, graph = _network(options, schema)
+    known = inherited(options.init_from, options.vocab)
+    context = options.context or (known.context if known else CONTEXT)
+    form, vocabulary = options.vocab or VOCAB, known.vocabulary if known else None
+    texts, schema = read_texts(options.data, options.reading, options.valid, form, context, vocabulary)
+    name, graph, schema = _network(options, schema)
+    _announce(options, schema, known is not None)
     rows = len(texts.train) // schema.context
     size = min(options.batch_size or min(default_batch_size(rows), LARGEST_BATCH), max(rows - 1, 1))
-    train = Windows(texts.train, schema.context, size, device, options.seed, ranks, moves=True)
-    valid = Windows(texts.valid, schema.context, 4 * size, device, options.seed, ranks)
+
+    def side(tokens: np.ndarray, batch: int, moves: bool) -> Windows:
+        if not schema.masked:
+            return Windows(tokens, schema.context, batch, device, options.seed, ranks, moves)
+        mask = schema.vocabulary.size
+        return Masked(tokens, schema.context, batch, device, mask, options.seed, ranks, moves)
+
+    train, valid = side(texts.train, size, moves=True), side(texts.valid, 4 * size, moves=False)
+    if not valid.count:
+        raise bad_data(f"{options.data}: no token of the validation side is hidden", "a longer text, or more --valid")
     check_accumulate(recipe, train)
     start = starting(options, recipe, graph, schema.input_shape, tokens=True)
-    objective = Objective(WRITING, schema.vocabulary.size, smoothing=recipe.label_smoothing or 0.0)
+    objective = Objective(schema.task, schema.size, smoothing=recipe.label_smoothing or 0.0)
     sides = range(len(texts.train)), range(len(texts.train), texts.rows), range(0)  # of many tokens no array is needed
     fixed = objective, train, valid, device, {}, start, Split("end", *sides)  # type: ignore[arg-type]
     return Job(options, recipe, texts, schema, name, graph, *fixed, ranks, shard)  # type: ignore[arg-type]
@@ -58,26 +76,77 @@ def _refuse(options: JobOptions, recipe: Recipe) -> None:
             raise DlkitError(f"{name} has no effect: the data is a text for a language model")
 
 
-def _network(options: JobOptions, schema: TextSchema) -> tuple[str, Network]:
-    """(short name, network) of the user's network or the default one."""
-    size, context = schema.vocabulary.size, schema.context
+def _announce(options: JobOptions, schema: TextSchema, inherits: bool) -> None:
+    """How the text is read, and what of it is to be told."""
+    whose = f", that of {options.init_from}" if inherits else ""
+    console.note(f"the last {100 * options.valid:g} % of the text validate; {schema.vocabulary.kind} vocabulary of "
+                 f"{schema.vocabulary.size} tokens{whose}")  # fmt: skip
+    if schema.masked:
+        console.note(f"the network sees what follows a token, too: {100 * CHOSEN:g} % of the tokens are hidden, and it "
+                     "is to tell them (a masked language model)")  # fmt: skip
+
+
+def _network(options: JobOptions, schema: TextSchema) -> tuple[str, Network, TextSchema]:
+    """(short name, network, what is known of tokens) of the user's network or the default one.
+
+    A network that sees ahead would read off what comes next: it has to tell hidden tokens, and knows one more, their
+    mask.
+    """
     words = options.network or (network_of(options.init_from).split() if options.init_from else ())
     if not words:
-        return "gpt", spec.parse(default_text(size)).graph
+        return "gpt", spec.parse(default_text(schema.size)).graph, schema
     if any(map(network.is_module, words)):
-        needs = f"each of {context} tokens has a score for each of {size}"
-        own = open_own(words).fitting(schema.input_shape, (context, size), needs, tokens=True)
-        return own.name, own
-    net = network.read(words)
+        return *_own(words, schema), schema
+    net = _read(words, schema)
     if net.input is not None and net.input != schema.input_shape and options.network:
+        context = schema.context
         hint = f"--context {net.input[0]}, or a network for {context} tokens"
         raise DlkitError(f"the network says its input is {show(net.input)}; the context is {context} tokens", hint)
-    output = walk(net.graph, schema.input_shape)[-1].output
+    if looks_ahead(walk(net.graph, schema.input_shape)[-1].field):
+        schema = replace(schema, masked=True)
+        net = _read(words, schema) if network.is_named(words) else net
+    _check_output(walk(net.graph, schema.input_shape)[-1].output, schema)
+    bare = words[0].partition(":")[0].removeprefix("@").rpartition("/")[2]
+    name = bare.removesuffix(".dlk") if len(words) == 1 and bare != "-" else "net"
+    return name, net.graph, schema
+
+
+def _read(words: Sequence[str], schema: TextSchema) -> spec.Network:
+    """The network in `words`; of one with a name, what it leaves open is as the text has it."""
+    return network.read(network.filled(words, vocab=schema.size, context=schema.context))
+
+
+def _check_output(output: Shape, schema: TextSchema) -> None:
+    """Each token needs a score for each kind of token."""
+    context, size = schema.context, schema.size
     if output != (context, size):
         hint = f"begin with 'embed:{size},WIDTH pos' and end with 'lmhead:{size},tie=1'"
-        raise DlkitError(f"the network's output is {show(output)}, where {context}x{size} is needed", hint)
-    bare = words[0].partition(":")[0].removeprefix("@").rpartition("/")[2]
-    return (bare.removesuffix(".dlk") if len(words) == 1 and bare != "-" else "net"), net.graph
+        why = f" ({schema.vocabulary.size} tokens and the mask)" if schema.masked else ""
+        raise DlkitError(f"the network's output is {show(output)}, where {context}x{size} is needed{why}", hint)
+
+
+def _own(words: Sequence[str], schema: TextSchema) -> tuple[str, Own]:
+    """(name, module of the user's own), which must be causal: what it sees is told by trying."""
+    context, size = schema.context, schema.size
+    needs = f"each of {context} tokens has a score for each of {size}"
+    own = open_own(words).fitting(schema.input_shape, (context, size), needs, tokens=True)
+    if _sees_ahead(own.build(schema.input_shape, tokens=True), context):
+        raise DlkitError(
+            f"{own.word} sees the tokens that it is to foretell: its outputs change with what comes later",
+            "make it causal (is_causal=True); masked language models are written in the network language",
+        )
+    return own.name, own
+
+
+@torch.no_grad()
+def _sees_ahead(module: nn.Module, context: int) -> bool:
+    """Whether other tokens in the second half change the outputs of the first."""
+    half = context // 2
+    tokens = torch.zeros(2, context, dtype=torch.long)
+    tokens[1, half:] = 1
+    first, second = module.eval()(tokens).float()
+    change = (first - second).abs()
+    return half > 0 and float(change[:half].max()) > 1e-3 * float(change.max())
 
 
 def default_text(vocabulary: int) -> str:

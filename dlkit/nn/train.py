@@ -1,5 +1,7 @@
 """A training run from first step to finished directory."""
 
+import hashlib
+import json
 import math
 import platform
 import shlex
@@ -18,6 +20,7 @@ from dlkit.core.console import Bar
 from dlkit.core.errors import DlkitError
 from dlkit.core.keeping import Keeping
 from dlkit.core.peers import Echo
+from dlkit.core.reading import OF_TEXT
 from dlkit.core.run import MANIFEST, RunDirectory
 from dlkit.nn.blame import with_rows
 from dlkit.nn.checkpoint import Checkpoints, Saved
@@ -229,4 +232,14 @@ def config(job: Job) -> dict[str, Any]:
         "rows": job.dataset.rows,
         "versions": {"dlkit": __version__, "torch": torch.__version__, "python": platform.python_version()},
         **({"module": job.own.facts} if job.own else {}),
+        **_vocabulary(job),
     }
+
+
+def _vocabulary(job: Job) -> dict[str, str]:
+    """The digest of a vocabulary that came from another run, which data and options do not tell."""
+    reads = job.schema if job.schema.task in OF_TEXT else job.schema.tokens
+    if not (reads and job.options.init_from):
+        return {}
+    content = json.dumps(reads.vocabulary.to_json(), sort_keys=True)  # type: ignore[union-attr]
+    return {"vocabulary": hashlib.sha256(content.encode()).hexdigest()}

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from dlkit.core.reading import MULTI_LABEL, WRITING
+from dlkit.core.reading import MULTI_LABEL, OF_TEXT
 from dlkit.nn.loader import Batches
 from dlkit.nn.objective import Objective
 
@@ -63,14 +63,14 @@ def judge(objective: Objective, train: float, valid: float, targets: torch.Tenso
 
 
 def _error(objective: Objective, score: float) -> float:
-    if objective.task == WRITING:
+    if objective.task in OF_TEXT:
         return math.log(score)
     return 1 - score if objective.task == "classification" else score
 
 
 def _constant(objective: Objective, targets: torch.Tensor) -> float:
     """The error of the best constant answer on these targets; not 0, so that one can divide by it."""
-    if objective.task == WRITING:
+    if objective.task in OF_TEXT:
         shares = torch.bincount(targets.flatten()).double() / targets.numel()
         return max(torch.special.entr(shares).sum().item(), 1e-30)
     if objective.task == MULTI_LABEL:  # the label's share among the rows, whatever the row
@@ -86,7 +86,7 @@ def _doubt(objective: Objective, score: float, rows: int) -> float:
 
     The log loss of a row of several labels is taken to scatter as much as it is large, as if drawn exponentially.
     """
-    if objective.task == WRITING:
+    if objective.task in OF_TEXT:
         return math.log(score) / math.sqrt(rows)
     if objective.task == MULTI_LABEL:
         return score / math.sqrt(rows)

@@ -46,6 +46,6 @@ class Windows(Batches):
     def places(self) -> Tensor:
         return super().places() * self.context
 
-    def take(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+    def take(self, rows: Tensor, epoch: int | None = None) -> tuple[Tensor, Tensor]:
         at = rows[:, None] + self._span
         return self.x[at].long(), self.y[at].long()

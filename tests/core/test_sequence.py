@@ -75,13 +75,21 @@ VISION = {
 
 
 def test_every_name_is_checked():
-    assert {*PARAMETERS, *MILLIONS, *VISION} == set(NETS)
+    assert {*PARAMETERS, *MILLIONS, *VISION, "bert"} == set(NETS)
 
 
 @pytest.mark.published
 @pytest.mark.parametrize("name", PARAMETERS)
 def test_published_parameters(name):
     assert whole(name).params == PARAMETERS[name]
+
+
+@pytest.mark.published
+def test_bert_of_any_size_is_that_of_the_published_masked_language_model():
+    """What transformers counts of BertForMaskedLM: no pooler, a transform, a head tied to the embedding, its bias."""
+    assert whole("bert:layers=12,width=768,heads=12,context=512").params == 109_514_298
+    encoder = PARAMETERS["bert-base"] - 768 * 768 - 768
+    assert whole("bert:layers=12,width=768,heads=12,context=512,classes=5").params == encoder + 5 * 769
 
 
 @pytest.mark.published
