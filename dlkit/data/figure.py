@@ -1,9 +1,11 @@
 """Pictures of what a command found, by matplotlib's Figure, which needs no screen and touches no global state."""
 
 import io
+import warnings
 from pathlib import Path
 from typing import Any
 
+from dlkit.core import console
 from dlkit.core.console import safe
 from dlkit.core.errors import DlkitError, ExitCode
 from dlkit.core.io import check_free, write_atomic
@@ -34,9 +36,16 @@ def make(path: Path, width: float, height: float) -> Any:
 
 
 def write(path: Path, figure: Any) -> None:
-    """Write a figure in the format of its suffix, whole or not at all."""
+    """Write a figure in the format of its suffix, whole or not at all. What its font lacks is said once."""
     out = io.BytesIO()
-    figure.savefig(out, format=path.suffix[1:].lower(), dpi=120)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.filterwarnings("always", "Glyph ")
+        figure.savefig(out, format=path.suffix[1:].lower(), dpi=120)
+    if any(str(one.message).startswith("Glyph ") for one in said):
+        console.note(f"{path}: the font has no signs for some characters of a name, and shows boxes")
+    for other in said:
+        if not str(other.message).startswith("Glyph "):
+            warnings.warn(other.message, stacklevel=2)
     write_atomic(path, out.getvalue())
 
 

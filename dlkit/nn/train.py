@@ -139,6 +139,8 @@ def _take_up(
     """Bring `state` to where a checkpoint was taken, and the directory with it."""
     if directory:
         check(saved, about, directory.path)
+        if "batch_found" in saved.facts["config"]:  # why it is so large stays on record
+            about["batch_found"] = saved.facts["config"]["batch_found"]
     saved.restore(state)
     checkpoints.goes_on(state, saved)
     if directory:

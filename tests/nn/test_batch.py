@@ -100,15 +100,18 @@ def test_the_number_is_printed_recorded_and_all_that_the_run_depends_on(inside, 
     assert one == two
 
 
-@pytest.mark.parametrize("words", [["--resume", "run"], ["--resume", "auto", "--out", "run"]])
-def test_a_resumed_run_keeps_the_size_and_the_rate_that_it_found(inside, tmp_path, monkeypatch, words):
+@pytest.mark.parametrize(
+    ("again", "words"),
+    [(True, ["--resume", "run"]), (True, ["--resume", "auto", "--out", "run"]), (False, ["--resume", "run"])],
+)
+def test_a_resumed_run_keeps_the_size_and_the_rate_that_it_found(inside, tmp_path, monkeypatch, again, words):
     said = ["train", "digits", *NET, "--schedule", "constant", "--batch-size", "auto", "--lr", "auto"]
     monkeypatch.setattr(batch, "free_bytes", lambda: MIB)
     assert inside(*said, "--epochs", "1", "--out", "run").code == 0
     before = json.loads((tmp_path / "run" / "config.json").read_text())
     monkeypatch.setattr(batch, "settle", None)
     monkeypatch.setattr("dlkit.nn.lrfind.settle", None)
-    ran = inside(*said, "--epochs", "2", *words)
+    ran = inside(*(said if again else ["train"]), "--epochs", "2", *words)
     assert ran.code == 0, ran.err
     after = json.loads((tmp_path / "run" / "config.json").read_text())
     assert {**before, "recipe": {**before["recipe"], "epochs": 2}} == after and before["batch_size"] < 1438

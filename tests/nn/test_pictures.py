@@ -58,6 +58,12 @@ def test_a_regression_says_what_its_numbers_are_of(inside, drawn, tmp_path):
     assert metric.get_ylabel() == "rmse\n(in the unit of price in $$ \\x1b)"
 
 
+def test_signs_that_the_font_lacks_are_said_once(inside, tmp_path):
+    (tmp_path / "t.csv").write_text("a,价格\n" + "\n".join(f"{i % 7},{i / 7}" for i in range(60)))
+    ran = inside("train", "t.csv", "linear:1", "--target", "价格", "--epochs", "1", "--plot", "p.png", "--json")
+    assert ran.code == 0 and ran.err.count("boxes") == 1 and "Warning" not in ran.err
+
+
 def test_the_sweeps_and_what_the_rules_read_off_them(inside, drawn):
     words = [*SHORT, "--rule", "consensus", "--seeds", "2", "--verify", "1", "--plot", "p.png", "--json"]
     answer = json.loads(inside(*words).out)
