@@ -89,7 +89,7 @@ def _translate(failure: Exception) -> DlkitError:
             "out of memory", "try a smaller --batch-size, a smaller network or less data", ExitCode.INTERNAL
         )
     if where := foreign.place(failure):
-        said = " ".join(str(failure).split()) or "no message"
+        said = " ".join(str(failure).split())[:300] or "no message"
         hint = "it is code of your own that failed: DLKIT_TRACEBACK=1 shows the whole way there"
         return DlkitError(f"{where}: {name}: {said}", hint, ExitCode.INTERNAL)
     return DlkitError(

@@ -19,7 +19,7 @@ from dlkit.core.search import Search
 from dlkit.core.suggest import Found, peak
 from dlkit.data import figure
 from dlkit.data.compare import Rival, compare
-from dlkit.nn import batch, estimate, picture, scalars
+from dlkit.nn import batch, picture, scalars
 from dlkit.nn import lrfind as finder
 from dlkit.nn import train as training
 from dlkit.nn.fit import Diverged
@@ -91,6 +91,8 @@ def _training(
 
 def dry_run(options: JobOptions, recipe: Recipe) -> Result:
     """What `train` would do with the same words."""
+    from dlkit.nn import estimate  # and all that measures a module
+
     job = prepare(options, recipe)
     if options.find_batch:
         job = batch.settle(job)

@@ -84,6 +84,15 @@ def _rows(steps: list[Step]) -> list[Row]:
     ]
 
 
+def _children(model: nn.Module) -> list[Row]:
+    """What is known of a module that was not run: its parts and their parameters."""
+    params = {name: sum(p.numel() for p in child.parameters()) for name, child in model.named_children()}
+    return [
+        {"layer": name, "op": type(child).__name__, "output": None, "params": params[name], "macs": None}
+        for name, child in model.named_children()
+    ]
+
+
 def _of_module(job: Job, plan: Plan) -> Costs:
     """By running the very module forward and backward on the meta device: what is frozen, or adapters, count as they
     are. Recomputation is another forward pass. One that needs numbers cannot be run there."""
@@ -93,7 +102,7 @@ def _of_module(job: Job, plan: Plan) -> Costs:
             held = parts(live_memory.measured(*_fresh(job), (), plan), plan)
             rows = _rows(trace(*_fresh(job)).steps) if job.own else []
     except DlkitError as failure:
-        return [], None, [], [failure.message, *([failure.hint] if failure.hint else [])]
+        return _children(fresh()), None, [], [failure.message, *([failure.hint] if failure.hint else [])]
     again = job.recipe.checkpoint_activations
     flops = 2 * ((1 + again) * sum(run.forward.values()) + sum(run.backward.values()))
     return rows, flops, held, []

@@ -4,7 +4,7 @@ import io
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dlkit.core.errors import DlkitError, ExitCode, nearest
+from dlkit.core import foreign
+from dlkit.core.errors import DlkitError, ExitCode, bad_data, nearest
 from dlkit.core.io import check_free, write_atomic
 from dlkit.core.result import Column, Result
 from dlkit.core.run import open_run
 from dlkit.data import Schema
 from dlkit.data.tokens import PAD
+from dlkit.nn.build import from_text
 from dlkit.nn.predictor import Network, open_network
 from dlkit.nn.sequence import Recurrent
 
@@ -73,7 +75,8 @@ def export(run: str, file: str, modules: Sequence[str] = ()) -> Result:
         raise DlkitError(f"{run}: a run of {opened.command}; only a network that train has made can be exported")
     network = open_network(opened, "cpu", modules=modules)
     _refuse_packed(network)
-    written = _WRITERS[path.suffix](Standalone(network).eval(), _example(network.schema, 2))
+    with _blamed(network, run, path.suffix):
+        written = _WRITERS[path.suffix](Standalone(network).eval(), _example(network.schema, 2))
     difference, ok = _compare(network, written.compute)
     if not ok:
         message = f"{path.suffix} computes something else than the network: outputs differ by {difference:.2g}"
@@ -169,17 +172,33 @@ _WRITERS = {".onnx": _write_onnx, ".pt2": _write_pt2}
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """torch's exporter warns of its own deprecated calls, and logs that torchvision is not installed."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+def _blamed(network: Network, run: str, suffix: str) -> Iterator[None]:
+    """A module of the user's own that torch cannot follow is named in one line: exit code 65."""
     try:
-        with warnings.catch_warnings():
+        yield
+    except Exception as failure:
+        if from_text(network.model) or isinstance(failure, DlkitError):
+            raise
+        where, said = foreign.place(failure), " ".join(str(failure).split()).partition(" (")[0][:200]
+        what = f"{type(failure).__name__} at {where}" if where else type(failure).__name__
+        raise bad_data(
+            f"{run}: its module cannot be written as {suffix}: {what}: {said}",
+            "torch.export follows no forward that looks at values (.item(), if x.sum() > 0)",
+        ) from None
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """torch's exporter warns of its own deprecated calls, logs that torchvision is not installed, and a whole program
+    where it fails."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.setLevel(level)
+        logging.disable(before)
 
 
 def _result(schema: Schema, path: Path, size: int, difference: float) -> Result:

@@ -7,10 +7,11 @@ import random
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -23,8 +24,12 @@ from dlkit.core.foreign import installed
 from dlkit.core.layers import Shape, show
 from dlkit.core.network import MODULE, is_module
 from dlkit.core.run import Run
-from dlkit.nn import live
 
+if TYPE_CHECKING:
+    from dlkit.nn import live
+
+LEAVES_OUT = "_dlkit_leaves_out"
+"""Set on a network of which not every step uses every parameter: DDP has to look for them."""
 SOURCE = "source"
 """The folder of a run that keeps the source files of its module, to be read and never run by itself."""
 ROWS = 3
@@ -40,13 +45,15 @@ class Own:
     sources  its source files, by their place in its folder, as they were when they were imported
     package  name and version of the installed package that it comes from instead
     params   how many parameters it has, shared ones counted once
+    leaves_out  whether its forward may leave some of them without a gradient
     """
 
     word: str
-    make: live.Maker
+    make: "live.Maker"
     sources: dict[str, bytes]
     package: dict[str, str]
     params: int = 0
+    leaves_out: bool = False
 
     def __str__(self) -> str:
         return spelt(self.word)
@@ -76,10 +83,12 @@ class Own:
         np.random.seed(seed)
         module = self.make()
         if any(is_lazy(p) for p in (*module.parameters(), *module.buffers())):
-            with torch.no_grad(), live.users_code(self._cannot(shape), ExitCode.USAGE):
+            with torch.no_grad(), _users_code(self._cannot(shape)):
                 module.eval()(example(ROWS, shape, tokens))
             module.train()
         module.register_forward_pre_hook(_in_order)
+        if self.leaves_out:
+            setattr(module, LEAVES_OUT, True)
         return module
 
     def _cannot(self, shape: Shape) -> str:
@@ -89,7 +98,7 @@ class Own:
         self, module: nn.Module, shape: Shape, output: Shape, needs: str, tokens: bool, rows: int = ROWS
     ) -> Tensor:
         """What the module makes of some rows, as it is; DlkitError where that is not `output` for each of them."""
-        with live.users_code(self._cannot(shape), ExitCode.USAGE):
+        with _users_code(self._cannot(shape)):
             out = module(example(rows, shape, tokens))
         wanted = (rows, *output)
         if not isinstance(out, Tensor):
@@ -119,12 +128,13 @@ class Own:
             raise DlkitError(
                 f"{self.word}: its output has no gradient: is there a detach() or no_grad() in its forward?"
             )
-        with live.users_code(f"{self.word} has no backward pass", ExitCode.USAGE):
+        with _users_code(f"{self.word} has no backward pass"):
             gradients = torch.autograd.grad(out.float().sum(), list(named.values()), allow_unused=True)
         idle = [name for name, gradient in zip(named, gradients, strict=True) if gradient is None]
         if idle:
-            console.note(f"{self.word}: its forward makes no use of {', '.join(idle[:6])}{', …' if idle[6:] else ''}")
-        return replace(self, params=sum(p.numel() for p in module.parameters()))
+            listed = ", ".join(idle[:6]) + (", …" if idle[6:] else "")
+            console.note(f"tried on {ROWS} rows, the forward of {self.word} makes no use of {listed}")
+        return replace(self, params=sum(p.numel() for p in module.parameters()), leaves_out=bool(idle))
 
     def _hint(self, output: Shape) -> str:
         names = list(inspect.signature(self.make.member).parameters) if callable(self.make.member) else []
@@ -132,6 +142,12 @@ class Own:
         if known:
             return f"say so with its argument {known}: {self.make.where}:{self.make.name}:{known}={output[-1]}"
         return f"let its last layer have {output[-1]} output{'s' if output[-1] > 1 else ''}"
+
+
+def _users_code(what: str) -> AbstractContextManager[None]:
+    from dlkit.nn import live
+
+    return live.users_code(what, ExitCode.USAGE)
 
 
 def example(rows: int, shape: Shape, tokens: bool) -> Tensor:
@@ -152,6 +168,8 @@ def open_own(words: Sequence[str]) -> Own:
     if len(words) != 1:
         others = " ".join(word for word in words if not is_module(word))
         raise DlkitError("a module of your own is the whole network", f"leave out {others!r}" if others else None)
+    from dlkit.nn import live  # which loads all that traces a module: a tenth of a second that others never need
+
     make = live.maker(words[0])
     sources = dict(_sources(make))
     top = sys.modules[make.home.__name__.partition(".")[0]]
@@ -160,7 +178,7 @@ def open_own(words: Sequence[str]) -> Own:
     return Own(words[0], make, sources, package)
 
 
-def _sources(make: live.Maker) -> Iterator[tuple[str, bytes]]:
+def _sources(make: "live.Maker") -> Iterator[tuple[str, bytes]]:
     """The files of the user's own that were imported from the module's folder, as they are; none of a package that is
     installed. What their code prints goes to stderr from here on: stdout has the result alone."""
     at = getattr(make.home, "__file__", None)

@@ -1,7 +1,6 @@
 """One network trained by several processes: DDP, or FSDP2 with the weights in shards; batch norms over all of them."""
 
 import inspect
-import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -15,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from dlkit.core.errors import DlkitError
 from dlkit.core.recipe import Recipe
 from dlkit.nn.build import from_text
+from dlkit.nn.own import LEAVES_OUT
 from dlkit.nn.ranks import Ranks
 
 Forward = Callable[[Tensor], Tensor]
@@ -124,8 +124,7 @@ def distributed(model: nn.Module, forward: Forward, device: torch.device, ranks:
     """DDP: gradients are averaged while the backward pass goes on. Buffers agree already, batch norms being synced."""
     ids = [device.index] if device.type == "cuda" else None
     known = inspect.signature(DistributedDataParallel.__init__).parameters
-    searches = not from_text(model)  # a forward of the user's own may leave out what it likes
-    warnings.filterwarnings("ignore", message="find_unused_parameters=True was specified")
+    searches = hasattr(model, LEAVES_OUT)
     leave = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"  # renamed in torch 2.13
     return DistributedDataParallel(
         _Whole(model, forward),
