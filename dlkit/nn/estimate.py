@@ -19,6 +19,7 @@ from dlkit.nn import live, live_costs, live_memory
 from dlkit.nn.device import describe, synchronize
 from dlkit.nn.job import Job
 from dlkit.nn.objective import evaluate
+from dlkit.nn.own import kind_of
 from dlkit.nn.trace import trace
 from dlkit.nn.train import begin
 
@@ -102,7 +103,7 @@ def _of_module(job: Job, plan: Plan) -> Costs:
             held = parts(live_memory.measured(*_fresh(job), (), plan), plan)
             rows = _rows(trace(*_fresh(job)).steps) if job.own else []
     except DlkitError as failure:
-        return _children(fresh()), None, [], [failure.message, *([failure.hint] if failure.hint else [])]
+        return _children(_fresh(job)[0]), None, [], [failure.message, *([failure.hint] if failure.hint else [])]
     again = job.recipe.checkpoint_activations
     flops = 2 * ((1 + again) * sum(run.forward.values()) + sum(run.backward.values()))
     return rows, flops, held, []
@@ -110,8 +111,7 @@ def _of_module(job: Job, plan: Plan) -> Costs:
 
 def _fresh(job: Job) -> tuple[nn.Module, Shape, torch.dtype]:
     """A network of the job's, and what a sample of its input is."""
-    reads_tokens = job.schema.task in OF_TEXT or job.schema.tokens
-    dtype = torch.int64 if reads_tokens else torch.float32
+    dtype = torch.float32 if kind_of(job.schema) == "numbers" else torch.int64
     return job.model(job.options.seed).cpu(), job.schema.input_shape, dtype
 
 

@@ -26,7 +26,7 @@ from dlkit.nn.default import default_network
 from dlkit.nn.initial import initialise
 from dlkit.nn.loader import Batches, Normalise, Sequences
 from dlkit.nn.objective import Objective, make_objective
-from dlkit.nn.own import Own, open_own
+from dlkit.nn.own import Own, kind_of, open_own
 from dlkit.nn.padding import heed
 from dlkit.nn.prose import check_reads, fit_prose
 from dlkit.nn.ranks import ALONE, Ranks
@@ -63,7 +63,7 @@ class Job:
         """A fresh network with weights drawn from `seed`, on the device."""
         devices.seed_all(seed)
         shape = self.schema.input_shape
-        model = make(self.graph, shape, self.schema.task in OF_TEXT).to(self.device)
+        model = make(self.graph, shape, kind_of(self.schema)).to(self.device)
         if self.schema.tokens and isinstance(self.graph, Graph):
             heed(model, walk(self.graph, shape))
         for name, state in self.edges.items():
@@ -143,7 +143,7 @@ def prepare_rows(options: JobOptions, recipe: Recipe, ranks: Ranks = ALONE, shar
     objective = make_objective(schema.task, schema.classes, unit, recipe, train.y, device)
     check_accumulate(recipe, train)
     edges = fit_edges(walk(graph, schema.input_shape), train.x) if isinstance(graph, Graph) else {}
-    start = starting(options, recipe, graph, schema.input_shape)
+    start = starting(options, recipe, graph, schema.input_shape, kind_of(schema))
     fixed = objective, train, valid, device, edges, start, split
     return Job(options, recipe, dataset, schema, name, graph, *fixed, ranks, shard)
 
@@ -167,11 +167,8 @@ def _network(words: tuple[str, ...], schema: Schema, dataset: Dataset) -> tuple[
         name, text = default_network(schema, outputs)
         return name, spec.parse(text).graph
     if any(map(network.is_module, words)):
-        if schema.tokens:
-            message = "--text: a module of your own cannot be told where each text ends"
-            raise DlkitError(message, "write the network in the network language: embed, gru, attn, select")
         needs = f"{dataset.name} has {_needs(outputs, dataset)}"
-        own = open_own(words).fitting(schema.input_shape, (outputs,), needs)
+        own = open_own(words).fitting(schema.input_shape, (outputs,), needs, kind_of(schema))
         return own.name, own
     tokens = schema.tokens
     net = network.for_data(words, outputs, **({"vocab": tokens.size, "context": tokens.context} if tokens else {}))

@@ -39,7 +39,7 @@ def open_language(run: Run, device: str, modules: Sequence[str] = ()) -> tuple[T
     where = devices.pick(device)
     schema = TextSchema.from_json(run.schema)
     output = (schema.context, schema.size)
-    return schema, rebuild(run, schema.input_shape, output, modules, tokens=True).to(where).eval(), where
+    return schema, rebuild(run, schema.input_shape, output, modules, "tokens").to(where).eval(), where
 
 
 def score(run: Run, source: str, reading: Reading, device: str, modules: Sequence[str] = ()) -> Result:

@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -23,17 +23,27 @@ from dlkit.core.errors import DlkitError, ExitCode, bad_data
 from dlkit.core.foreign import installed
 from dlkit.core.layers import Shape, show
 from dlkit.core.network import MODULE, is_module
+from dlkit.core.reading import OF_TEXT
 from dlkit.core.run import Run
+from dlkit.data import Schema
+from dlkit.data.texts import TextSchema
+from dlkit.data.tokens import PAD
 
 if TYPE_CHECKING:
     from dlkit.nn import live
 
+Kind = Literal["numbers", "tokens", "texts"]
+"""What a network reads: numbers B×…, tokens B×T, or tokens B×L of texts, PAD after each one's end."""
 LEAVES_OUT = "_dlkit_leaves_out"
 """Set on a network of which not every step uses every parameter: DDP has to look for them."""
 SOURCE = "source"
 """The folder of a run that keeps the source files of its module, to be read and never run by itself."""
 ROWS = 3
 _OUTPUTS = ("classes", "num_classes", "n_classes", "out_features", "outputs", "num_labels", "vocab", "vocab_size")
+
+
+def kind_of(schema: Schema | TextSchema) -> Kind:
+    return "tokens" if schema.task in OF_TEXT else "texts" if schema.tokens else "numbers"
 
 
 @dataclass(frozen=True)
@@ -76,7 +86,7 @@ class Own:
         """What a run keeps to know the module again."""
         return {"word": self.word, "files": self.digests, "package": self.package}
 
-    def build(self, shape: Shape, tokens: bool = False) -> nn.Module:
+    def build(self, shape: Shape, kind: Kind = "numbers") -> nn.Module:
         """The module with the weights that it begins with. Whatever draws them, torch's seed fixes them."""
         seed = torch.initial_seed() % 2**32
         random.seed(seed)
@@ -84,7 +94,7 @@ class Own:
         module = self.make()
         if any(is_lazy(p) for p in (*module.parameters(), *module.buffers())):
             with torch.no_grad(), _users_code(self._cannot(shape)):
-                module.eval()(example(ROWS, shape, tokens))
+                module.eval()(example(ROWS, shape, kind))
             module.train()
         module.register_forward_pre_hook(_in_order)
         if self.leaves_out:
@@ -95,11 +105,11 @@ class Own:
         return f"{self.word} cannot take {show(shape)}"
 
     def answer(
-        self, module: nn.Module, shape: Shape, output: Shape, needs: str, tokens: bool, rows: int = ROWS
+        self, module: nn.Module, shape: Shape, output: Shape, needs: str, kind: Kind, rows: int = ROWS
     ) -> Tensor:
         """What the module makes of some rows, as it is; DlkitError where that is not `output` for each of them."""
         with _users_code(self._cannot(shape)):
-            out = module(example(rows, shape, tokens))
+            out = module(example(rows, shape, kind))
         wanted = (rows, *output)
         if not isinstance(out, Tensor):
             found = f"returns a {type(out).__name__}"
@@ -111,10 +121,10 @@ class Own:
             return out
         raise DlkitError(f"{self.word} {found}, but {needs}: {show(wanted)} is needed", self._hint(output))
 
-    def fitting(self, shape: Shape, output: Shape, needs: str, tokens: bool = False) -> "Own":
+    def fitting(self, shape: Shape, output: Shape, needs: str, kind: Kind = "numbers") -> "Own":
         """The same, its parameters counted, once it is clear that it leads from `shape` to `output` and can be trained.
         `needs` says what the outputs are for. Parameters that its forward does not use are named."""
-        module = self.build(shape, tokens)
+        module = self.build(shape, kind)
         strange = [name for name, value in module.state_dict().items() if not isinstance(value, Tensor)]
         if strange:
             raise DlkitError(f"{self.word}: its state_dict holds {strange[0]}, which is no tensor and cannot be saved")
@@ -122,8 +132,8 @@ class Own:
         if not named:
             raise DlkitError(f"{self.word} has no parameter to train")
         with torch.no_grad():
-            self.answer(module.eval(), shape, output, needs, tokens)
-        out = self.answer(module.train(), shape, output, needs, tokens)
+            self.answer(module.eval(), shape, output, needs, kind)
+        out = self.answer(module.train(), shape, output, needs, kind)
         if not out.requires_grad:
             raise DlkitError(
                 f"{self.word}: its output has no gradient: is there a detach() or no_grad() in its forward?"
@@ -150,11 +160,14 @@ def _users_code(what: str) -> AbstractContextManager[None]:
     return live.users_code(what, ExitCode.USAGE)
 
 
-def example(rows: int, shape: Shape, tokens: bool) -> Tensor:
+def example(rows: int, shape: Shape, kind: Kind) -> Tensor:
     """Rows to try a module on: standard normal numbers, or tokens 1, which every vocabulary has and are no padding."""
-    if tokens:
-        return torch.ones(rows, *shape, dtype=torch.int64)
-    return torch.randn(rows, *shape, generator=torch.Generator().manual_seed(0))
+    if kind == "numbers":
+        return torch.randn(rows, *shape, generator=torch.Generator().manual_seed(0))
+    tokens = torch.ones(rows, *shape, dtype=torch.int64)
+    if kind == "texts":
+        tokens[-1, 1:] = PAD
+    return tokens
 
 
 def _in_order(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:

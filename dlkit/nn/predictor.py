@@ -21,7 +21,7 @@ from dlkit.nn.build import build, from_text
 from dlkit.nn.job import default_batch_size, normaliser
 from dlkit.nn.loader import Batches, Normalise, Sequences
 from dlkit.nn.objective import Objective
-from dlkit.nn.own import again
+from dlkit.nn.own import Kind, again, kind_of
 from dlkit.nn.padding import heed
 from dlkit.nn.prose import check_reads
 
@@ -115,7 +115,7 @@ def open_network(run: Run, device: str = "auto", views: tuple[View, ...] = (), m
         hint = "dlkit predict RUN --generate 200 lets it write" if run.writes else "dlkit eval RUN other.txt scores it"
         raise DlkitError(f"{run.path}: a language model predicts no rows", hint)
     schema = Schema.from_json(run.schema)
-    model = rebuild(run, schema.input_shape, (len(schema.classes) or 1,), modules, texts=schema.tokens)
+    model = rebuild(run, schema.input_shape, (len(schema.classes) or 1,), modules, kind_of(schema), schema.tokens)
     model = model.to(where).eval()
     if len(schema.input_shape) == 3 and from_text(model):
         model = model.to(memory_format=torch.channels_last)
@@ -135,7 +135,7 @@ def rebuild(
     input: Shape,
     output: Shape,
     modules: Sequence[str] = (),
-    tokens: bool = False,
+    kind: Kind = "numbers",
     texts: Tokens | None = None,
 ) -> nn.Module:
     """The network of a run with its weights. Damaged, or not from `input` to `output`: exit code 65.
@@ -149,13 +149,13 @@ def rebuild(
         raise bad_data(f"{run.path / WEIGHTS}: damaged, or not safetensors ({failure})") from None
     text = run.config.get("network")
     own = again(run, modules) if "module" in run.config else None
-    model = own.build(input, tokens) if own else _of_text(run, text, input, output, weights, texts)
+    model = own.build(input, kind) if own else _of_text(run, text, input, output, weights, texts)
     try:
         model.load_state_dict(weights)
     except RuntimeError:  # names or shapes that differ: torch's own message is many lines long
         raise bad_data(f"{run.path / WEIGHTS}: these are not the weights of {text!r:.40}") from None
     if own:
-        own.answer(model.eval(), input, output, f"{run.path} was trained for another output", tokens)
+        own.answer(model.eval(), input, output, f"{run.path} was trained for another output", kind)
     return model
 
 

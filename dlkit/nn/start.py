@@ -18,15 +18,15 @@ from dlkit.core.recipe import Recipe
 from dlkit.core.run import open_run
 from dlkit.nn import lora as adapters
 from dlkit.nn.build import build
-from dlkit.nn.own import ROWS, Own, example
+from dlkit.nn.own import ROWS, Kind, Own, example
 
 Network = Graph | Own
 """What a network is built from: a text in the network language, or a module of the user's own."""
 
 
-def make(network: Network, shape: Shape, tokens: bool = False) -> nn.Module:
+def make(network: Network, shape: Shape, kind: Kind = "numbers") -> nn.Module:
     """A fresh network for one sample of `shape`."""
-    return network.build(shape, tokens) if isinstance(network, Own) else build(network, shape)
+    return network.build(shape, kind) if isinstance(network, Own) else build(network, shape)
 
 
 @dataclass(frozen=True)
@@ -81,21 +81,21 @@ class Start:
             raise DlkitError("--freeze leaves nothing to train")
 
 
-def starting(options: JobOptions, recipe: Recipe, network: Network, shape: Shape, tokens: bool = False) -> Start:
+def starting(options: JobOptions, recipe: Recipe, network: Network, shape: Shape, kind: Kind = "numbers") -> Start:
     """What `network` starts from, once it is clear that it can. A run that is damaged or foreign is refused."""
     weights = load(open_run(options.init_from).read("model.safetensors")) if options.init_from else {}
     start = Start(weights, options.freeze)
     if not (options.init_from or options.freeze or options.lora or isinstance(network, Own)):
         return start
-    model = make(network, shape, tokens)
+    model = make(network, shape, kind)
     if options.lora:
-        start = _adapting(start, options, recipe, network, shape, tokens, model)
+        start = _adapting(start, options, recipe, network, shape, kind, model)
     start.check(model, options.init_from)
     return replace(start, trained=sum(p.numel() for p in model.parameters() if p.requires_grad))
 
 
 def _adapting(
-    start: Start, options: JobOptions, recipe: Recipe, network: Network, shape: Shape, tokens: bool, model: nn.Module
+    start: Start, options: JobOptions, recipe: Recipe, network: Network, shape: Shape, kind: Kind, model: nn.Module
 ) -> Start:
     """`start` with adapters on the layers that `--lora` names and whose weights come from the run."""
     lora = parse_lora(str(options.lora))
@@ -114,20 +114,20 @@ def _adapting(
         )
     start = replace(start, low=lora, adapted=tuple(known))
     if isinstance(network, Own):
-        _prove(start, network, shape, tokens)
+        _prove(start, network, shape, kind)
     return start
 
 
 @torch.inference_mode()
-def _prove(start: Start, network: Own, shape: Shape, tokens: bool) -> None:
+def _prove(start: Start, network: Own, shape: Shape, kind: Kind) -> None:
     """DlkitError where a forward of the user's own goes past an adapter: then its weights could not be merged."""
-    adapted, plain = network.build(shape, tokens), network.build(shape, tokens)
+    adapted, plain = network.build(shape, kind), network.build(shape, kind)
     start.apply(adapted)
     for layer in adapted.modules():
         if isinstance(layer, adapters.Adapted):
             nn.init.normal_(layer.lora_b, std=0.1)
     plain.load_state_dict(adapters.merged(adapted))
-    ours, theirs = (module.eval()(example(ROWS, shape, tokens)) for module in (adapted, plain))
+    ours, theirs = (module.eval()(example(ROWS, shape, kind)) for module in (adapted, plain))
     if not torch.allclose(ours, theirs, rtol=1e-3, atol=1e-4 * float(theirs.abs().max())):
         raise DlkitError(
             f"--lora: {network.word} uses a weight otherwise than by calling its layer, so that adapters on "

@@ -56,7 +56,7 @@ def prepare_text(options: JobOptions, recipe: Recipe, ranks: Ranks = ALONE, shar
     if not valid.count:
         raise bad_data(f"{options.data}: no token of the validation side is hidden", "a longer text, or more --valid")
     check_accumulate(recipe, train)
-    start = starting(options, recipe, graph, schema.input_shape, tokens=True)
+    start = starting(options, recipe, graph, schema.input_shape, "tokens")
     objective = Objective(schema.task, schema.size, smoothing=recipe.label_smoothing or 0.0)
     sides = range(len(texts.train)), range(len(texts.train), texts.rows), range(0)  # of many tokens no array is needed
     fixed = objective, train, valid, device, {}, start, Split("end", *sides)  # type: ignore[arg-type]
@@ -129,8 +129,8 @@ def _own(words: Sequence[str], schema: TextSchema) -> tuple[str, Own]:
     """(name, module of the user's own), which must be causal: what it sees is told by trying."""
     context, size = schema.context, schema.size
     needs = f"each of {context} tokens has a score for each of {size}"
-    own = open_own(words).fitting(schema.input_shape, (context, size), needs, tokens=True)
-    if _sees_ahead(own.build(schema.input_shape, tokens=True), context):
+    own = open_own(words).fitting(schema.input_shape, (context, size), needs, "tokens")
+    if _sees_ahead(own.build(schema.input_shape, "tokens"), context):
         raise DlkitError(
             f"{own.word} sees the tokens that it is to foretell: its outputs change with what comes later",
             "make it causal (is_causal=True); masked language models are written in the network language",
