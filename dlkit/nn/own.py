@@ -217,13 +217,13 @@ def again(run: Run, words: Sequence[str]) -> Own:
     """The module of a run, which one of `words` has to name: a file alone never makes code run. DlkitError where none
     does; where its source files are not those that the run was trained with, exit code 65."""
     text, facts = str(run.config.get("network")), run.config["module"]
-    if not isinstance(facts, dict) or not isinstance(facts.get("files"), dict):
+    if not isinstance(facts, dict) or [*facts] != ["word", "files", "package"] or not isinstance(facts["files"], dict):
         raise bad_data(f"{run.path}: config.json holds no network that can be built")
     word = next((word for word in words if spelt(word) == text), None)
     if word is None:
         raise DlkitError(
             f"{run.path}: its network is a module of your own, {text}, and opening it runs its code",
-            f"if you trust it, name it: --module {shlex.quote(str(facts.get('word', text)))}",
+            f"if you trust it, name it, as eval, predict and export do: --module {shlex.quote(str(facts['word']))}",
         )
     own = open_own([word])
     changed = next((name for name, digest in facts["files"].items() if own.digests.get(name) != digest), None)
@@ -234,9 +234,8 @@ def again(run: Run, words: Sequence[str]) -> Own:
         way = f"--module {kept}/{text}" if own.where.endswith(".py") else f"PYTHONPATH={kept}"
         raise bad_data(message, f"the code as it was is kept: {way}")
     for name, version in own.package.items():
-        before = (facts.get("package") or {}).get(name)
-        if before != version:
-            console.note(f"{run.path} was trained with {name} {before}; this is {version}")
+        if facts["package"] != own.package:
+            console.note(f"{run.path} was not trained with {name} {version}: its outputs may differ")
     return own
 
 

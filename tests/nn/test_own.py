@@ -73,6 +73,20 @@ class Nothing(nn.Module):
     def forward(self, x):
         return x[:, :3]
 
+class Looks(Net):
+    def forward(self, x):
+        y = super().forward(x)
+        return y if y.sum().item() > 0 else -y
+
+class Bag(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embed, self.head = nn.Embedding(20, 8), nn.Linear(8, 2)
+
+    def forward(self, tokens):
+        there = (tokens >= 0)[..., None]
+        return self.head((self.embed(tokens.clamp(min=0)) * there).sum(1) / there.sum(1))
+
 class Tied(nn.Module):
     def __init__(self, vocab):
         super().__init__()
@@ -223,16 +237,60 @@ def test_a_module_where_there_is_none_has_no_effect(inside):
         assert "--module has no effect" in ran.err
 
 
-def test_tampered_records_are_named(inside, copied):
-    """Another class's weights under this one's name: nothing is loaded that does not fit."""
+def rewritten(run, name: str) -> None:
+    """The manifest as somebody would write it who has changed that file."""
+    manifest = json.loads((run / "manifest.json").read_text())
+    manifest["sha256"][name] = hashlib.sha256((run / name).read_bytes()).hexdigest()
+    (run / "manifest.json").write_text(json.dumps(manifest))
+
+
+def test_weights_of_another_network_are_not_loaded(inside, copied):
     save_file({"body.0.weight": torch.zeros(6, 4)}, copied / "run" / "model.safetensors")
-    manifest = json.loads((copied / "run" / "manifest.json").read_text())
-    digest = hashlib.sha256((copied / "run" / "model.safetensors").read_bytes()).hexdigest()
-    manifest["sha256"]["model.safetensors"] = digest
-    (copied / "run" / "manifest.json").write_text(json.dumps(manifest))
+    rewritten(copied / "run", "model.safetensors")
     ran = inside("eval", "run", "iris", "--module", "net.py:Net:width=6")
     assert_error(ran, 65)
     assert "these are not the weights" in ran.err
+
+
+@pytest.mark.parametrize("module", [1, [], {}, {"word": 1, "files": 2, "package": 3}, {"files": {}}])
+def test_a_damaged_record_of_the_module_is_bad_data(inside, copied, module):
+    config = copied / "run" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"module": module}))
+    rewritten(copied / "run", "config.json")
+    assert_error(inside("eval", "run", "iris", "--module", "net.py:Net:width=6"), 65)
+
+
+def test_a_name_from_a_file_reaches_the_terminal_as_text(inside, copied):
+    config = copied / "run" / "config.json"
+    told = json.loads(config.read_text())
+    told["network"] = told["module"]["word"] = "\x1b[31mnet.py:Net$(touch ran)"
+    config.write_text(json.dumps(told))
+    rewritten(copied / "run", "config.json")
+    ran = inside("eval", "run", "iris")
+    assert_error(ran, 2)
+    assert "\x1b" not in ran.err and not (copied / "ran").exists()
+
+
+def test_an_export_that_torch_cannot_follow_is_one_line(inside, net):
+    assert inside("train", "iris", "net.py:Looks", "--epochs", "1", "--out", "run", "-q").code == 0
+    ran = inside("export", "run", "x.pt2", "--module", "net.py:Looks")
+    assert_error(ran, 65)
+    line = NET.splitlines().index("        return y if y.sum().item() > 0 else -y") + 1
+    assert f"cannot be written as .pt2: GuardOnDataDependentSymNode at net.py:{line}" in ran.err
+    ran = inside("train", "iris", "net.py:Looks", "--dry-run", "--json")
+    assert ran.code == 0 and "costs are not known" in ran.err
+    assert json.loads(ran.out)["summary"]["memory_bytes"] is None
+
+
+def test_texts_come_as_tokens_with_their_ends_marked(inside, net):
+    rows = "".join(
+        f"{'ab ' * (1 + i % 4) if i % 2 else 'xy ' * (1 + i % 3)},{'no' if i % 2 else 'yes'}\n" for i in range(80)
+    )
+    (net.parent / "prose.csv").write_text(f"words,y\n{rows}")
+    words = ["prose.csv", "--text", "words", "--target", "y"]
+    ran = inside("train", *words, "net.py:Bag", "--epochs", "15", "--out", "run", "-q")
+    assert ran.code == 0 and float(ran.out) > 0.9, ran
+    assert float(inside("eval", "run", "prose.csv", "--module", "net.py:Bag", "-q").out) > 0.9
 
 
 @pytest.mark.parametrize(
