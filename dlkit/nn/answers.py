@@ -19,8 +19,8 @@ from dlkit.core.search import Search
 from dlkit.core.suggest import Found, peak
 from dlkit.data import figure
 from dlkit.data.compare import Rival, compare
-from dlkit.nn import batch, picture, scalars
 from dlkit.nn import lrfind as finder
+from dlkit.nn import picture, scalars
 from dlkit.nn import train as training
 from dlkit.nn.fit import Diverged
 from dlkit.nn.gauge import findings
@@ -93,11 +93,18 @@ def dry_run(options: JobOptions, recipe: Recipe) -> Result:
     """What `train` would do with the same words."""
     from dlkit.nn import estimate  # and all that measures a module
 
-    job = prepare(options, recipe)
-    if options.find_batch:
-        job = batch.settle(job)
+    job = _sized(prepare(options, recipe))
     console.note(job.describe())
     return estimate.dry_run(job)
+
+
+def _sized(job: Job) -> Job:
+    """The job with the batch size that was left to be found."""
+    if not job.options.find_batch:
+        return job
+    from dlkit.nn import batch  # and all that measures a module
+
+    return batch.settle(job)
 
 
 def _settled(job: Job, keeping: Keeping, out: str | None, stem: str) -> Job:
@@ -106,8 +113,8 @@ def _settled(job: Job, keeping: Keeping, out: str | None, stem: str) -> Job:
     begun = json.loads(job.ranks.from_first(json.dumps(begun).encode()))
     if job.options.find_batch and begun:
         job = replace(job.with_batch(begun["batch_size"]), batch_found=begun.get("batch_found", ""))
-    elif job.options.find_batch:
-        job = batch.settle(job)
+    else:
+        job = _sized(job)
     if job.recipe.find_lr and begun:
         return replace(job, recipe=replace(job.recipe, lr=begun["recipe"]["lr"], find_lr=False))
     return _with_rate(job) if job.recipe.find_lr else job
@@ -177,8 +184,7 @@ def lrfind(options: JobOptions, recipe: Recipe, search: Search, plot: str | None
     with joined() as ranks:
         if plot is not None:
             figure.check(plot)
-        job = prepare(options, recipe, ranks)
-        return _sweeps(batch.settle(job) if options.find_batch else job, search, plot)
+        return _sweeps(_sized(prepare(options, recipe, ranks)), search, plot)
 
 
 def _sweeps(job: Job, search: Search, plot: str | None) -> Result:
