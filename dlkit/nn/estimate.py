@@ -13,7 +13,6 @@ from dlkit.core.footprint import Part, Plan, parts, total
 from dlkit.core.graph import Graph, Step, walk
 from dlkit.core.layers import Shape
 from dlkit.core.model import Measured, Walked
-from dlkit.core.reading import OF_TEXT
 from dlkit.core.result import Column, Result, Row
 from dlkit.nn import live, live_costs, live_memory
 from dlkit.nn.device import describe, synchronize
