@@ -112,15 +112,15 @@ def open_ensemble(
     return replace(whole, combine=ensemble.weighted(numbers))
 
 
-def open_embedding(path: str, option: str = "--embed") -> "Embedding":
-    """The network of a run of `train`, opened to read rows through it."""
+def open_embedding(path: str) -> "Embedding":
+    """The network that --embed names, opened to read rows through it."""
     run = open_run(path)
     if run.command != "train":
-        raise DlkitError(f"{option} {path}: a run of {run.command}, and no network", "name a run of dlkit train")
-    if run.writes:
-        raise DlkitError(f"{option} {path}: a language model, which reads no rows")
+        raise DlkitError(f"--embed {path}: a run of {run.command}, and no network", "name a run of dlkit train")
+    if run.of_text:
+        raise DlkitError(f"--embed {path}: a language model, which reads no rows")
     if "module" in run.config:
-        raise DlkitError(f"{option} {path}: its network is a module of your own; one in the network language is needed")
+        raise DlkitError(f"--embed {path}: its network is a module of your own; one in the network language is needed")
     return _embedding(run, "auto")
 
 

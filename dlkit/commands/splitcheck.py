@@ -71,7 +71,7 @@ def command(
         raise typer.BadParameter(f"must be 0.5 or more. Got {threshold:g} instead.", param_hint="--threshold")
     embedder = None
     if embed is not None:
-        embedder = _runs.open_embedding(embed).embed
+        embedder = _runs.open_embedding(embed).numbers
     settings = Settings(threshold, model, seed)
     asked = checks.Request(train, valid, split, tuple(group or ()), time, settings, ablate, weights, plot, engine)
     return checks.answer(asked, reading, embedder)

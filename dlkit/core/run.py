@@ -132,6 +132,7 @@ class RunDirectory:
         """Remove what came to nothing. The manifest goes first: what cannot be removed is no run, and is named."""
         try:
             (self.path / MANIFEST).unlink(missing_ok=True)
+            self._lock.release()  # a network's file system keeps a file that is open
             shutil.rmtree(self.path)
         except OSError as failure:
             reason = (failure.strerror or str(failure)).lower()

@@ -35,7 +35,7 @@ def known_rows(table: Table, schema: Schema, reading: Reading) -> Rows:
 def known_dataset(table: Table, schema: Schema, reading: Reading, splitting: Splitting) -> Dataset:
     """The rows that have the target of `reading`, with the columns that the schema needs and those that split.
 
-    What it says of roles is not asked: the schema knows them. Errors are those of `known_rows` and `to_dataset`.
+    The roles that it names do not count: the schema knows them. Errors are those of `known_rows` and `to_dataset`.
     """
     if table.arrays is not None or schema.pixels is not None:
         _images(table, schema)

@@ -41,7 +41,7 @@ def answer(contest: Contest, dataset: Dataset, started: float, embedding: Embedd
     families = choose(contest.models, dataset.task)
     if contest.save is not None:
         families = _with_saved(contest.save, dataset.task, families)
-    prepared = prepare(contest, dataset, embedding)
+    prepared = prepare(contest, dataset, embedding, started + contest.budget)
     reader = None if embedding is None else str(embedding.run.path)
     leaks = announce(dataset, prepared.notes[len(dataset.notes) :], reader=reader)
     if embedding is not None:

@@ -1,12 +1,15 @@
 """From a data set to what the fits of a board share: coded columns, folds, and the schema that a saved model keeps."""
 
+import math
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from dlkit.core import console
 from dlkit.core.contest import FOLDS, Contest
-from dlkit.core.errors import DlkitError
+from dlkit.core.errors import DlkitError, ExitCode
 from dlkit.data import Dataset, Rows, Schema, fit_schema
 from dlkit.data.known import known_rows, sized, truth
 from dlkit.data.load import read_table
@@ -51,19 +54,21 @@ class Prepared:
         return len(self.data.folds[0].train)
 
 
-def prepare(contest: Contest, dataset: Dataset, embedding: Embedding | None = None) -> Prepared:
+def prepare(
+    contest: Contest, dataset: Dataset, embedding: Embedding | None = None, until: float = math.inf
+) -> Prepared:
     """Code the columns, or what a network makes of them; deal out the folds. What does not fit the data is an error
-    before anything is fitted."""
+    before anything is fitted, and so is a network that is not done when the clock (`time.monotonic`) says `until`."""
     metric = choose(contest.metric, dataset.task, contest.balance)
     if contest.balance and dataset.task != "classification":
         raise DlkitError("--balance is for classes, and this is regression")
     network = embedding and embedding.schema
     schema = fit_schema(dataset, np.arange(dataset.rows), texts=True, columns=network)
-    numbers, texts, coding = _coded(dataset, schema, embedding)
+    numbers, texts, coding = _coded(dataset, schema, embedding, until)
     labels, notes, scored = dataset.labels, list(dataset.notes), dataset.fingerprint
     if contest.valid is not None:
         other, marks, scored = _validation(contest, schema)
-        more, more_texts = (embedding.numbers(other), ()) if embedding else coding.arrays(other)
+        more, more_texts = (_activations(other, embedding, until), ()) if embedding else coding.arrays(other)
         numbers, labels = np.concatenate([numbers, more]), np.concatenate([labels, marks])
         texts = tuple(first.followed_by(second) for first, second in zip(texts, more_texts, strict=True))
     sides, said = _sides(contest, dataset, len(labels))
@@ -83,14 +88,27 @@ def prepare(contest: Contest, dataset: Dataset, embedding: Embedding | None = No
 
 
 def _coded(
-    dataset: Dataset, schema: Schema, embedding: Embedding | None
+    dataset: Dataset, schema: Schema, embedding: Embedding | None, until: float
 ) -> tuple[np.ndarray, tuple[Texts, ...], Coding]:
     """(N×F numbers, columns of text, how they come about)."""
     if embedding is not None:
-        numbers = embedding.numbers(dataset)
+        numbers = _activations(dataset, embedding, until)
         return numbers, (), Coding.of_activations(numbers.shape[1])
     coding = Coding.fit(dataset, schema)
     return *coding.arrays(dataset), coding
+
+
+def _activations(rows: Rows, embedding: Embedding, until: float) -> np.ndarray:
+    """N×D: what the network makes of the rows, once."""
+    with console.progress(rows.rows, "embedding", "row") as bar:
+
+        def done(count: int) -> None:
+            bar.advance(count)
+            if time.monotonic() > until:
+                message = f"{rows.source}: its rows did not get through {embedding.run.path} within the budget"
+                raise DlkitError(message, "give it more: --budget 10m", ExitCode.INTERNAL)
+
+        return embedding.numbers(rows, done)
 
 
 def near_leaks(prepared: Prepared, known: Sequence[str]) -> dict[str, float]:

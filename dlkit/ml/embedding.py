@@ -20,20 +20,24 @@ FOLDER = "embed"
 """Where a baseline's run directory holds the network that it reads its rows through."""
 
 Embed = Callable[[Rows], np.ndarray]
+Done = Callable[[int], None]
 
 
 @dataclass(frozen=True, eq=False)
 class Embedding:
-    """An opened network. `embed`: N rows with the columns of `schema`, the network's own -> N×D float64."""
+    """An opened network.
+
+    embed  N rows with the columns of `schema`, the network's own -> N×D float64; it tells how many more rows are done
+    """
 
     run: Run
     schema: Schema
-    embed: Embed
+    embed: Callable[[Rows, Done], np.ndarray]
 
-    def numbers(self, rows: Rows) -> np.ndarray:
+    def numbers(self, rows: Rows, done: Done = lambda rows: None) -> np.ndarray:
         """N×D float64, finite: columns are found by name. What the network cannot read, or what overflows in it: bad
         data."""
-        found = self.embed(rows)
+        found = self.embed(rows, done)
         odd = np.flatnonzero(~np.isfinite(found).all(1))
         if len(odd):
             raise bad_data(f"{rows.source}: {rows.where(int(odd[0]))}: {self.run.path} makes no finite numbers of it")
@@ -74,7 +78,7 @@ def network_within(run: Run) -> Run | None:
     if run.command != "baseline" or not isinstance(options, dict) or not options.get("embed"):
         return None
     found = run.inner(FOLDER)
-    if found.command != "train" or found.writes:
+    if found.command != "train" or found.of_text:
         raise bad_data(f"{found.path}: not the run of a network that reads rows")
     return found
 

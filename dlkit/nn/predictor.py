@@ -70,8 +70,11 @@ class Network:
             return self._run(inputs, lambda x: self.objective.probabilities(self.model(x).double()))
         return self._run(inputs, lambda x: self.model(x).double())
 
-    def embed(self, rows: Rows) -> np.ndarray:
-        """N×D float64: what the last linear layer is given, which is what the network makes of a row."""
+    def embed(self, rows: Rows, done: Callable[[int], None] = lambda rows: None) -> np.ndarray:
+        """N×D float64: what the last linear layer is given, which is what the network makes of a row.
+
+        done  told after some rows, how many they were
+        """
         last = [module for module in self.model.modules() if isinstance(module, nn.Linear)]
         if not last:
             raise DlkitError("the network has no linear layer, before which its activations could be taken")
@@ -81,10 +84,16 @@ class Network:
         def look(x: Tensor) -> Tensor:
             seen.clear()
             self.model(x)
+            if self.schema.tokens and seen[0].dim() > 2:
+                raise DlkitError("the last linear layer reads each position of a text: rows would differ in length")
             return seen[0].flatten(1).double()
 
         try:
-            return np.concatenate([self._run(inputs, look) for inputs in self._inputs(rows)])
+            parts = []
+            for inputs in self._inputs(rows):
+                parts.append(self._run(inputs, look))
+                done(len(inputs))
+            return np.concatenate(parts)
         finally:
             hook.remove()
 

@@ -229,6 +229,7 @@ class TestRefused:
         [
             (("two.npz", "--embed", "seen.images"), 2, ("--embed seen.images", "a run of baseline")),
             (("two.npz", "--embed", "writer"), 2, ("--embed writer", "language model")),
+            (("two.npz", "--embed", "own"), 2, ("--embed own", "a module of your own")),
             (("two.npz", "--embed", "nowhere"), 66, ("nowhere",)),
             (("two.npz", "--embed", "two.npz"), 65, ("two.npz", "a run is needed")),
             (("digits", "--embed", "colours"), 65, ("1×8×8", "3×8×8")),
@@ -247,17 +248,20 @@ class TestRefused:
 
     @pytest.fixture
     def copies(self, made, tmp_path):
-        """What was made, and besides: `writer`, a language model, as its schema says; `colours`, of 3×8×8; `poor.csv`,
-        of one column."""
+        """What was made, and besides: `writer`, a language model, as its schema says; `own`, of somebody's module, as
+        its config says; `colours`, of 3×8×8; `poor.csv`, of one column."""
         for name in ("two.npz", "two.csv"):
             shutil.copy(made / name, tmp_path)
         for name in ("images", "columns", "seen.images"):
             shutil.copytree(made / name, tmp_path / name)
         pl.read_csv(made / "two.csv").select("a", "sold").write_csv(tmp_path / "poor.csv")
-        changes = {"writer": {"task": "language-model"}, "colours": {"input_shape": [3, 8, 8]}}
+        changes = {"writer": {"task": "language-model"}, "own": {}, "colours": {"input_shape": [3, 8, 8]}}
         for name, change in changes.items():
             shutil.copytree(made / "images", tmp_path / name)
             schema = json.loads((tmp_path / name / "schema.json").read_text()) | change
+            if name == "own":
+                config = json.loads((tmp_path / name / "config.json").read_text()) | {"module": {"files": {}}}
+                (tmp_path / name / "config.json").write_text(json.dumps(config))
             if name == "colours":
                 schema["pixels"] = {"dtype": "uint8", "mean": [0.0] * 3, "std": [1.0] * 3}
                 config = json.loads((tmp_path / name / "config.json").read_text())
@@ -274,13 +278,49 @@ class TestRefused:
         ran = inside("splitcheck", made / "one.npz", made / "two.npz", "--embed", made / "seen.images")
         assert_error(ran, 2, "--embed", "a run of baseline")
 
+    def test_positions_of_a_text(self, inside, tmp_path):
+        """Texts of several lengths: one vector of each can be learned from, one of each position cannot."""
+        texts = [" ".join(["fine", "dull", "film", "plot"][(i * j) % 4] for j in range(2 + i % 7)) for i in range(80)]
+        pl.DataFrame({"review": texts, "y": ["good", "bad"] * 40}).write_csv(tmp_path / "x.csv")
+        words = ("--target", "y", "--text", "review", "--vocab", "byte", "--epochs", "1", "--device", "cpu", "-q")
+        for net, size in ((("select:last", "linear:2"), 4), (("linear:2", "select:last"), 0)):
+            name = f"text{size}"
+            ran = inside("train", "x.csv", "embed:257,4", "gru:4", *net, *words, "--out", name)
+            assert ran.code == 0, ran.err
+            opened, data = open_embedding(str(tmp_path / name)), load(str(tmp_path / "x.csv"), texts=True)
+            if size:
+                assert opened.numbers(data).shape == (80, size)
+                continue
+            with pytest.raises(DlkitError, match="each position of a text"):
+                opened.numbers(data)
+
     def test_numbers_that_are_not_finite(self, made):
         """A row that overflows on its way through the network is named."""
         opened, data = open_embedding(str(made / "columns")), load(str(made / "two.csv"), Reading(target="sold"))
-        overflowing = replace(opened, embed=lambda rows: np.where(np.arange(rows.rows)[:, None] == 5, np.inf, 0.0))
+        overflowing = replace(
+            opened, embed=lambda rows, done: np.where(np.arange(rows.rows)[:, None] == 5, np.inf, 0.0)
+        )
         with pytest.raises(DlkitError, match=r"line 7: .*no finite numbers") as caught:
             overflowing.numbers(data)
         assert caught.value.code == 65
+
+
+def test_a_network_slower_than_the_budget(made):
+    """It is left where the clock says so, after some rows, with the hint that helps."""
+    data, opened = load(str(made / "two.npz")), open_embedding(str(made / "images"))
+    ticks = []
+
+    def slow(rows, done):
+        for count in (100, 200):
+            ticks.append(count)
+            done(count)
+
+    with pytest.raises(DlkitError, match="within the budget") as caught:
+        prepare(Contest("two.npz"), data, replace(opened, embed=slow), until=0.0)
+    assert (caught.value.code, caught.value.hint, ticks) == (70, "give it more: --budget 10m", [100])
+    counted = []
+    opened.numbers(data, counted.append)
+    assert sum(counted) == data.rows
 
 
 class TestTogether:
