@@ -173,7 +173,7 @@ class _Dealer:
         name = self.splitting.stratify
         if name is None:
             if isinstance(self.rows, Dataset) and self.rows.task == MULTI_LABEL:
-                self.notes.append("rows are held out at random: of several labels no shares are kept")
+                self.notes.append("the rows held out are drawn without regard to their labels")
             classes = isinstance(self.rows, Dataset) and self.rows.task == "classification"
             return self.rows.labels if classes and isinstance(self.rows, Dataset) else None
         values = self._column(name)

@@ -193,7 +193,8 @@ def _named_weights(text: str, classes: tuple[str, ...], what: str) -> Tensor:
     for part in text.split(","):
         name, sign, number = part.rpartition("=")
         if not sign:
-            raise DlkitError(f"--class-weights {text}: neither balanced nor NAME=WEIGHT,…", f"classes: {classes[0]}, …")
+            hint = f"each NAME is a {what}: {classes[0]}, …"
+            raise DlkitError(f"--class-weights {text}: neither balanced nor NAME=WEIGHT,…", hint)
         if name not in classes:
             raise DlkitError(f"--class-weights: no {what} {name!r}", nearest(name, classes))
         weights[classes.index(name)] = _weight(part, number)

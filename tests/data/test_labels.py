@@ -116,7 +116,7 @@ def test_the_split_is_at_random_and_says_so(write):
     rows = "".join(f"{i * 3 % 50},{i % 2},{'yes' if i % 7 < 2 else 'no'},t\n" for i in range(50))
     split = hold_out(films(write, FILMS.splitlines()[0] + "\n" + rows))
     assert split.method == "random" and (len(split.train), len(split.valid)) == (40, 10)
-    assert any("at random" in note for note in split.notes)
+    assert any("without regard to their labels" in note for note in split.notes)
 
 
 def test_a_schema_there_and_back(write):
