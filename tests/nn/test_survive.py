@@ -219,9 +219,12 @@ class Writing:
 RUN = [*TINY, "--epochs", "2", "--checkpoint-every", "3", "--resume", "auto", "--out", "job"]
 
 
-def fails_at(inside, tmp_path, n: int, code: int, folder: str) -> bool:
+SEEN = ("--tensorboard", "--plot", "curves.png")
+
+
+def fails_at(inside, tmp_path, n: int, code: int, folder: str, more: tuple[str, ...] = ()) -> bool:
     """Fail the n-th call of a run; the same command, untroubled, then goes on to the end. False: n was not reached."""
-    words = [*RUN[:-1], folder]
+    words = [*RUN[:-1], folder, *more]
     with pytest.MonkeyPatch.context() as patch:
         faults = Faults(patch, n, code)
         ran = inside("train", *words)
@@ -256,11 +259,11 @@ def same_end(one: Path, two: Path) -> bool:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO])
-def test_faults_at_every_call(inside, tmp_path, code):
+@pytest.mark.parametrize(("code", "more"), [(errno.ENOSPC, ()), (errno.EIO, ()), (errno.ENOSPC, SEEN)])
+def test_faults_at_every_call(inside, tmp_path, code, more):
     assert inside("train", *[*RUN[:-1], "whole"]).code == 0
     n = 1
-    while fails_at(inside, tmp_path, n, code, f"job{n}"):
+    while fails_at(inside, tmp_path, n, code, f"job{n}", more):
         assert same_end(tmp_path / "whole", tmp_path / f"job{n}"), n
         n += 1
     print("faults", n - 1)
