@@ -10,6 +10,8 @@ from torch.optim.swa_utils import update_bn
 from dlkit.core.recipe import Recipe
 from dlkit.nn.loader import Batches
 from dlkit.nn.schedule import averaged_epochs
+from dlkit.nn.spread import own, sharded
+from dlkit.nn.tree import like
 
 
 class Average:
@@ -18,6 +20,10 @@ class Average:
     def __init__(self, model: nn.Module) -> None:
         self.model = deepcopy(model).requires_grad_(False).eval()
         self.count = 0
+
+    def shard(self, recipe: Recipe) -> None:
+        """Cut the average into the shards of the live network, which several processes hold."""
+        sharded(self.model.requires_grad_(True), recipe).requires_grad_(False)
 
     def after_step(self, live: nn.Module) -> None:
         """What a step of the live network means to the average."""
@@ -30,7 +36,8 @@ class Average:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.count = int(state["count"])
-        self.model.load_state_dict(state["model"])
+        ours = self.model.state_dict()
+        self.model.load_state_dict({name: like(ours[name], value) for name, value in state["model"].items()})
 
     @torch.no_grad()
     def _towards(self, live: nn.Module, weight: float) -> None:
@@ -44,7 +51,9 @@ class Average:
 
 
 def _tensors(model: nn.Module) -> dict[str, torch.Tensor]:
-    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    """Weights and buffers; of weights in shards this process's own."""
+    named = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    return {name: own(value) for name, value in named.items()}
 
 
 class Ema(Average):
@@ -61,7 +70,8 @@ class Ema(Average):
 class Swa(Average):
     """The mean of the weights at the ends of the last epochs (Izmailov et al. 2018).
 
-    Running statistics of batch norm are no average: they are measured over the training rows.
+    Running statistics of batch norm are no average: they are measured over the training rows, each batch by all
+    processes together.
     """
 
     def __init__(self, model: nn.Module, epochs: int, share: float) -> None:

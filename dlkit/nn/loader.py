@@ -111,8 +111,9 @@ class Batches:
         return self._batches(self.places(), self._all())
 
     def everything(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """The rows once, in order, in each of several processes; a last batch of one row is left out as in training."""
-        return ((batch.x, batch.y) for batch in self._batches(self.places(), range(len(self)), ALONE))
+        """The rows once, in order; a last batch of one row is left out as in training. Of several processes each gets
+        its part."""
+        return ((batch.x, batch.y) for batch in self._batches(self.places(), range(len(self))))
 
     def mixed(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Every row once, unaugmented, in an order of no epoch, in each of several processes: its head is a sample."""

@@ -165,10 +165,9 @@ def sharded(model: nn.Module, recipe: Recipe) -> nn.Module:
 
 
 def check_shardable(recipe: Recipe) -> None:
-    """Refuse what keeps copies of whole weights or scales the loss by what one process sees."""
-    for name, said in (("ema", recipe.ema), ("swa", recipe.swa), ("precision fp16", recipe.precision == "fp16")):
-        if said:
-            raise DlkitError(f"--{name} does not go with --shard", "leave one of the two out")
+    """Refuse what needs whole weights, or scales the loss by what one process sees."""
+    if recipe.precision == "fp16":
+        raise DlkitError("--precision fp16 does not go with --shard", "use bf16, which needs no loss scaling")
     if recipe.optimizer == "muon":
         raise DlkitError("--optimizer muon needs whole matrices and does not go with --shard", "use adamw")
 

@@ -47,8 +47,11 @@ class Stepper:
         self.place = next(model.parameters()).device
         if not ranks.alone:
             self.model = model = synced(model, self.place, ranks)
+        self.average = make_average(model, recipe)
         if shard:
             sharded(model, recipe)
+            if self.average:
+                self.average.shard(recipe)
         self.bare = self.forward = wrapped(model, recipe)
         if not (ranks.alone or shard):
             self.forward = distributed(model, self.bare, self.place, ranks)
@@ -63,7 +66,6 @@ class Stepper:
         self.penalised = [p for p in self.parameters if p.dim() > 1]
         device = self.parameters[0].device.type
         self.autocast, self.scaler = autocast(recipe.precision, device), scaler(recipe.precision, device)
-        self.average = make_average(model, recipe)
         self.accumulate = recipe.accumulate
         self.skipped = 0
 
