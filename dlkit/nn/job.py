@@ -141,7 +141,7 @@ def prepare_rows(options: JobOptions, recipe: Recipe, ranks: Ranks = ALONE, shar
         _check_norms(graph, schema.input_shape, train.batch_size)
     unit = float(schema.target_std or 1.0)
     objective = make_objective(schema.task, schema.classes, unit, recipe, train.y, device)
-    check_accumulate(recipe, train)
+    cut_steps(recipe, train)
     edges = fit_edges(walk(graph, schema.input_shape), train.x) if isinstance(graph, Graph) else {}
     start = starting(options, recipe, graph, schema.input_shape, kind_of(schema))
     fixed = objective, train, valid, device, edges, start, split
@@ -216,12 +216,14 @@ def _check_norms(graph: Graph, shape: Shape, batch_size: int) -> None:
             )
 
 
-def check_accumulate(recipe: Recipe, train: Batches) -> None:
+def cut_steps(recipe: Recipe, train: Batches) -> None:
+    """Cut each step's batch into the micro-batches that the recipe wants."""
     if recipe.accumulate > train.batch_size:
         raise DlkitError(
             f"--accumulate {recipe.accumulate} is more than the {train.batch_size} rows of a step",
             f"--batch-size {recipe.accumulate} or more; it is always the whole step",
         )
+    train.micro_batches = recipe.accumulate
 
 
 def normaliser(schema: Schema, device: torch.device) -> Normalise | None:

@@ -21,6 +21,7 @@ class Batch:
     whole  the targets of the whole step, where it has more than `y`
     part   what a row counts: less than one where every process has the whole batch, there being too few rows to share
     rows   which rows of the side these are
+    cuts   how many of them are in each micro-batch
     """
 
     x: Tensor
@@ -28,6 +29,7 @@ class Batch:
     whole: Tensor | None = None
     part: float = 1.0
     rows: Tensor | None = None
+    cuts: tuple[int, ...] = ()
 
     def __iter__(self) -> Iterator[Tensor]:
         return iter((self.x, self.y))
@@ -55,6 +57,7 @@ class Batches:
     inputs   N×… array, uint8 or float32; uint8 is normalised batch by batch.
     targets  N int64 class indices, or N float32.
     augment  how images are changed in training, never in evaluation; `classes` is what mixed targets are out of
+    micro_batches  of a step: of several processes each has its part of every one
     The order of an epoch is a function of (seed, epoch) alone: the same on every device, and nothing to save.
     """
 
@@ -74,7 +77,7 @@ class Batches:
     ) -> None:
         self.x, self.y = torch.from_numpy(inputs), torch.from_numpy(targets)
         self.rows, self.batch_size, self.device, self.seed = len(inputs), batch_size, device, seed
-        self.normalise, self.ranks = normalise, ranks
+        self.normalise, self.ranks, self.micro_batches = normalise, ranks, 1
         if device.type != "cpu" and self.moves_whole and _fits(self.x, device):
             self.x, self.y = self.x.to(device), self.y.to(device)
         self.augment = Augmenter(augment, self.x, self.y, classes, seed) if augment else None
@@ -144,9 +147,10 @@ class Batches:
         return (self._ready(batch, epoch) for batch in at_hand)
 
     def _gather(self, rows: Tensor, ranks: Ranks, epoch: int | None) -> Batch:
-        own, part = ranks.share(rows)
+        shares, part = ranks.share(rows, self.micro_batches)
+        own = shares[0] if len(shares) == 1 else torch.cat(shares)
         whole = None if len(own) == len(rows) else self.take(rows, epoch)[1]
-        return Batch(*self.take(own, epoch), whole, part, own)
+        return Batch(*self.take(own, epoch), whole, part, own, tuple(map(len, shares)))
 
     def _ahead(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         """Host to device: the next batch is gathered into pinned memory and copied while the last one computes."""

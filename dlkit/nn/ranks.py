@@ -95,15 +95,15 @@ class Ranks:
         dist.recv(values, sender, self._group)
         return values
 
-    def share(self, rows: Tensor) -> tuple[Tensor, float]:
-        """This process's part of a batch, and what each row in it counts: a batch smaller than the processes are many
-        goes to all of them whole, each counting its share."""
-        if self.alone:
-            return rows, 1.0
+    def share(self, rows: Tensor, parts: int = 1) -> tuple[list[Tensor], float]:
+        """This process's part of each of a batch's `parts` micro-batches, and what each row in it counts: a batch
+        smaller than the processes are many goes to all of them whole, each counting its share. Fewer micro-batches
+        where a process would have no row of one."""
         n = len(rows)
         if n < self.world:
-            return rows, 1 / self.world
-        return rows[n * self.rank // self.world : n * (self.rank + 1) // self.world], 1.0
+            return list(rows.tensor_split(min(parts, n))), 1 / self.world
+        cuts = rows.tensor_split(min(parts, n // self.world))
+        return [c[len(c) * self.rank // self.world : len(c) * (self.rank + 1) // self.world] for c in cuts], 1.0
 
 
 ALONE = Ranks()

@@ -152,6 +152,14 @@ class Stepper:
             self.trials = TRIALS
         self._halve(self._least(batch), batch.x.device)
 
+    def _cuts(self, batch: Batch) -> tuple[int, ...]:
+        """How many rows go through at a time: as they were dealt, or in smaller parts where memory ran out."""
+        if batch.cuts and self.accumulate == self.recipe.accumulate:
+            return batch.cuts
+        count = min(self.accumulate, self._least(batch))
+        each, more = divmod(len(batch.y), count)
+        return tuple(each + (i < more) for i in range(count))
+
     def _least(self, batch: Batch) -> int:
         """The fewest rows that a process has of a batch: in so many parts each of them can take its own."""
         rows = len(batch.targets)
@@ -174,10 +182,10 @@ class Stepper:
         """Gradients of the mean loss of the batch; this process's part of that loss, without L1 and weight decay.
         `apart`: the gradients are not exchanged."""
         weight = self.objective.weight(batch.targets) / batch.part
-        count = min(self.accumulate, self._least(batch))
+        cuts = self._cuts(batch)
         parts = [(batch.x, batch.y)]
-        if count > 1:
-            parts = list(zip(batch.x.tensor_split(count), batch.y.tensor_split(count), strict=True))
+        if len(cuts) > 1:
+            parts = list(zip(batch.x.split(cuts), batch.y.split(cuts), strict=True))
         losses = []
         for i, (part, truth) in enumerate(parts, 1):
             with unsynced(self.forward) if apart or i < len(parts) else nullcontext():

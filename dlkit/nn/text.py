@@ -20,7 +20,7 @@ from dlkit.data.split import Split
 from dlkit.data.texts import TextSchema, read_texts
 from dlkit.nn import device as devices
 from dlkit.nn import precision
-from dlkit.nn.job import Job, check_accumulate, default_batch_size
+from dlkit.nn.job import Job, cut_steps, default_batch_size
 from dlkit.nn.masking import CHOSEN, Masked
 from dlkit.nn.objective import Objective
 from dlkit.nn.own import Own, open_own
@@ -55,7 +55,7 @@ def prepare_text(options: JobOptions, recipe: Recipe, ranks: Ranks = ALONE, shar
     train, valid = side(texts.train, size, moves=True), side(texts.valid, 4 * size, moves=False)
     if not valid.count:
         raise bad_data(f"{options.data}: no token of the validation side is hidden", "a longer text, or more --valid")
-    check_accumulate(recipe, train)
+    cut_steps(recipe, train)
     start = starting(options, recipe, graph, schema.input_shape, "tokens")
     objective = Objective(schema.task, schema.size, smoothing=recipe.label_smoothing or 0.0)
     sides = range(len(texts.train)), range(len(texts.train), texts.rows), range(0)  # of many tokens no array is needed
