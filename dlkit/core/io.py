@@ -96,13 +96,14 @@ def sync_file(path: Path) -> None:
 
 @contextlib.contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """An error in writing says where: a full disk alone does not."""
+    """An error in writing says where: a full disk alone does not, and the name that stands in is nobody's business."""
     try:
         yield
     except OSError as failure:
-        if failure.filename is not None or failure.errno is None:
+        named = failure.filename is not None and not Path(str(failure.filename)).name.startswith(f".{path.name}.")
+        if named or failure.errno is None:
             raise
-        raise OSError(failure.errno, os.strerror(failure.errno), str(path)) from None
+        raise OSError(failure.errno, failure.strerror or os.strerror(failure.errno), str(path)) from None
 
 
 def _verify(path: Path, data: bytes) -> None:

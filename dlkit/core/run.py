@@ -3,6 +3,7 @@
 Files are written whole; the manifest, with the sha256 of each, comes last: a directory without it is not a run.
 """
 
+import contextlib
 import errno
 import hashlib
 import itertools
@@ -43,7 +44,7 @@ class RunDirectory:
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.mkdir()
-                return cls(path)
+                return cls._first(path)
             except FileExistsError:
                 if out or not path.is_dir():
                     break
@@ -65,6 +66,16 @@ class RunDirectory:
         if not above.is_dir():
             reason = os.strerror(errno.ENOTDIR).lower()
             raise DlkitError(f"cannot make the run directory {path}: {reason}", code=ExitCode.CANT_CREATE)
+
+    @classmethod
+    def _first(cls, path: Path) -> "RunDirectory":
+        """Lock a directory that was just made, or take it away again."""
+        try:
+            return cls(path)
+        except OSError:
+            with contextlib.suppress(OSError):
+                path.rmdir()
+            raise
 
     @classmethod
     def reopen(cls, path: Path) -> "RunDirectory":
@@ -172,9 +183,13 @@ class Lock:
                 self.file = file
             else:
                 file.close()
-        self.file.truncate(0)
-        self.file.write(f"{os.getpid()}\n")
-        self.file.flush()
+        try:
+            self.file.truncate(0)
+            self.file.write(f"{os.getpid()}\n")
+            self.file.flush()
+        except OSError:
+            self.release()
+            raise
 
     def release(self) -> None:
         if self.file is not None:
