@@ -6,6 +6,7 @@ Examples:
   dlkit train films.csv --target drama --target comedy
   dlkit train mnist.npz conv:32,k3 relu maxpool:k2 flatten linear:10 --epochs 5
   dlkit train reviews.csv --target label --text review --vocab bpe:4000
+  dlkit train book.txt bert:layers=4,width=256 --context 128
   dlkit train digits --lr $(dlkit lrfind digits -q)
   dlkit train digits --format jsonl | jq .accuracy
   dlkit train digits --resume runs/digits-cnn-1 --epochs 40
@@ -14,7 +15,8 @@ Examples:
   dlkit train mine.csv --init-from runs/yours-mlp-1 --lora r=8,alpha=16
 
 Columns are standardised and one-hot encoded as the training side says; the validation
-side is held out, stratified by class. Several --target, of two values each, are learned at
+side is held out, stratified by class. With --text a column of text alone is read, as tokens;
+a .txt trains a language model, a masked one if the network sees what follows a token. Several --target, of two values each, are learned at
 once (multi-label), their rows held out at random. Ctrl-C stops after the current step and saves
 where it is; --resume goes on from there. FILE.py:CLASS or PACKAGE.MODULE:CLASS, with arguments
 after a second colon, is a module of your own, from rows (B×features, B×C×H×W, B×T tokens) to

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from dlkit.core import console
 from dlkit.data import strict
 from dlkit.data.vocabulary import Vocabulary, fit_vocabulary, vocabulary_from_json
 
@@ -20,7 +21,7 @@ MOST_CONTEXT = 512
 
 @dataclass(frozen=True)
 class Tokens:
-    """How a text becomes tokens: the first `context` of them.
+    """How a text becomes tokens: the first `context` of them. That texts were cut is said once.
 
     spare  kinds of tokens beyond the vocabulary's that the run before knew, its mask: room in the embedding, no more
     """
@@ -28,6 +29,7 @@ class Tokens:
     vocabulary: Vocabulary
     context: int
     spare: int = field(default=0, compare=False)
+    _said: list[str] = field(default_factory=list, compare=False, repr=False)
 
     @property
     def size(self) -> int:
@@ -36,11 +38,19 @@ class Tokens:
 
     def encode(self, texts: pl.Series) -> np.ndarray:
         """N×L int32: as many columns as the longest of these texts has tokens, PAD after the end of the others."""
-        rows = [row[: self.context] for row in _encoded(self.vocabulary, texts)]
-        found = np.full((len(rows), max(map(len, rows), default=1)), PAD, np.int32)
+        rows = _encoded(self.vocabulary, texts)
+        lengths = [len(row) for row in rows]
+        self._say(sum(length > self.context for length in lengths), len(rows))
+        found = np.full((len(rows), min(max(lengths, default=1), self.context)), PAD, np.int32)
         for row, tokens in zip(found, rows, strict=True):
-            row[: len(tokens)] = tokens
+            row[: len(tokens)] = tokens[: self.context]
         return found
+
+    def _say(self, longer: int, rows: int) -> None:
+        if longer and not self._said:
+            text = f"{longer:,} of {rows:,} texts have more than {self.context} tokens, and are cut there"
+            self._said.append(text)
+            console.note(text)
 
     def to_json(self) -> dict[str, Any]:
         return {"context": self.context, "vocabulary": self.vocabulary.to_json()}
@@ -55,18 +65,16 @@ class Tokens:
 
 def fit_tokens(
     texts: pl.Series, form: str, context: int | None, known: Vocabulary | None = None, spare: int = 0
-) -> tuple[Tokens, str | None]:
-    """(how the texts of the training side become tokens, a note on those that are cut).
+) -> Tokens:
+    """How the texts of the training side, and then any others, become tokens.
 
     form     --vocab, of a vocabulary that is fitted on these texts; `known` is one that is fitted already
     context  tokens that are read of each; None: as many as the longest has, MOST_CONTEXT at most
     """
     vocabulary = known or fit_vocabulary(form, EMPTY.join([*texts.drop_nulls(), ""]))
-    lengths = np.array([len(row) for row in _encoded(vocabulary, texts)])
-    context = context or min(int(lengths.max()), MOST_CONTEXT)
-    longer = int((lengths > context).sum())
-    note = f"{longer:,} of {len(lengths):,} training texts have more than {context} tokens, and are cut there"
-    return Tokens(vocabulary, context, spare), note if longer else None
+    if context is None:
+        context = min(max(len(row) for row in _encoded(vocabulary, texts)), MOST_CONTEXT)
+    return Tokens(vocabulary, context, spare)
 
 
 def _encoded(vocabulary: Vocabulary, texts: pl.Series) -> list[np.ndarray]:

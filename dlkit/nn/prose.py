@@ -27,15 +27,13 @@ def fit_prose(dataset: Dataset, rows: np.ndarray, column: str, options: JobOptio
     known = inherited(options.init_from, options.vocab)
     if known:
         spare = known.size - known.vocabulary.size
-        tokens, note = fit_tokens(texts, "", options.context or known.context, known.vocabulary, spare)
+        tokens = fit_tokens(texts, "", options.context or known.context, known.vocabulary, spare)
     else:
-        tokens, note = fit_tokens(texts, options.vocab or VOCAB, options.context)
+        tokens = fit_tokens(texts, options.vocab or VOCAB, options.context)
     console.note(
-        f"{column!r} alone is read: {tokens.context} tokens at most, of a {tokens.vocabulary.kind} vocabulary of "
-        f"{tokens.vocabulary.size}{f', that of {options.init_from}' if known else ''}"
+        f"{column!r} alone is read: {tokens.context} tokens at most (--context), of a {tokens.vocabulary.kind} "
+        f"vocabulary of {tokens.vocabulary.size}{f', that of {options.init_from}' if known else ''}"
     )
-    if note:
-        console.note(f"{note}; --context says where")
     return text_schema(dataset, rows, column, tokens)
 
 

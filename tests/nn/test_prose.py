@@ -129,14 +129,40 @@ def test_batches_are_as_long_as_their_longest_row():
     assert shapes == [(2, 12), (2, 9)] and all(x.dtype == torch.long for x, _ in batches.in_order())
 
 
-def test_texts_become_tokens_and_what_is_cut_is_said():
-    tokens, note = fit_tokens(pl.Series(["abc", None, "", "ab"]), "char", 2)
+def test_texts_become_tokens_and_what_is_cut_is_said_once(capsys):
+    tokens = fit_tokens(pl.Series(["abc", None, "", "ab"]), "char", 2)
     assert isinstance(tokens.vocabulary, Characters) and tokens.vocabulary.characters == "\nabc"
-    assert note is not None and note.startswith("1 of 4 training texts have more than 2 tokens")
     found = tokens.encode(pl.Series(["cab", "é", "", None]))
     assert found.tolist() == [[4, 2], [0, PAD], [1, PAD], [1, PAD]] and found.dtype == np.int32
-    assert fit_tokens(pl.Series(["abc", "a" * 9]), "byte", None) == (Tokens(Bytes(), 9), None)
-    assert fit_tokens(pl.Series(["a" * 9999]), "byte", None)[0].context == 512
+    assert tokens.encode(pl.Series(["abc"])).tolist() == [[2, 3]]
+    assert capsys.readouterr().err.splitlines() == ["note: 1 of 4 texts have more than 2 tokens, and are cut there"]
+    assert fit_tokens(pl.Series(["abc", "a" * 9]), "byte", None) == Tokens(Bytes(), 9)
+    assert fit_tokens(pl.Series(["a" * 9999]), "byte", None).context == 512
+
+
+TOKENS = {"context": 4, "vocabulary": {"kind": "char", "characters": "ab"}}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"tokens": TOKENS | {"context": 5}}, "not those of one column"),
+        ({"tokens": TOKENS | {"context": True}}, "context"),
+        ({"tokens": TOKENS | {"context": 0}}, "context"),
+        ({"tokens": {"context": 4}}, "vocabulary"),
+        ({"tokens": None}, "tokens"),
+        ({"columns": []}, "not those of one column"),
+        ({"input_shape": [3]}, "not those of one column"),
+    ],
+)
+def test_a_damaged_schema_is_bad_data(change, said):
+    plain = {"task": "classification", "target": "y", "classes": ["n", "y"], "target_mean": None, "target_std": None}
+    about = {"format": 1, "input_shape": [4], "columns": [{"kind": "text", "column": "t"}], "pixels": None}
+    whole = plain | about | {"tokens": TOKENS}
+    assert Schema.from_json(whole).to_json() == whole
+    with pytest.raises(DlkitError, match=said) as failure:
+        Schema.from_json(whole | change)
+    assert failure.value.code == 65
 
 
 # --- as a user runs it -----------------------------------------------------------------------------------------------
