@@ -203,7 +203,13 @@ AttentionKernel = Annotated[
 ]
 LoraOption = Annotated[
     str | None,
-    _option("--lora", panel=_SAVE, parser=reader(_lora), metavar="r=R,targets=q,v", help="Train adapters alone."),
+    _option(
+        "--lora",
+        panel=_SAVE,
+        parser=reader(_lora),
+        metavar="r=R,alpha=A,targets=q,v",
+        help="Train adapters alone, as train does; alpha changes no byte.",
+    ),
 ]
 Quantize = Annotated[
     Literal["int8", "nf4", "nf4-double"] | None,

@@ -55,8 +55,12 @@ def read(words: Sequence[str]) -> Walk:
 
 
 def network_of(run: "Run") -> spec.Network:
-    """The network of a run of `train`, from its config.json. Of another command, or damaged: exit code 65."""
+    """The network of a run of `train`, from its config.json. Of another command, or damaged: exit code 65; a module of
+    the user's own, whose code no run may start: 2."""
     text, shape = run.config.get("network"), run.config.get("input")
+    if "module" in run.config:
+        hint = f"dlkit rf SHAPE {text} traces it, which runs its code"
+        raise DlkitError(f"--run {run.path}: its network is a module of your own, {text}", hint)
     try:
         if not isinstance(text, str) or not isinstance(shape, list):
             raise DlkitError("it says none")

@@ -112,7 +112,7 @@ def of_run(path: str) -> Subject:
     from dlkit.nn.predictor import open_network
 
     run = open_run(path)
-    network, walked = open_network(run), receptive.of(receptive.network_of(run))
+    walked, network = receptive.of(receptive.network_of(run)), open_network(run)
     graph, weights = walked.graph, network.model.state_dict()
 
     def draw(index: int, shape: Shape, device: torch.device) -> Callable[[], Drawn]:

@@ -50,11 +50,11 @@ def kind_of(schema: Schema | TextSchema) -> Kind:
 class Own:
     """What `package.module:Class` or `file.py:Class` stands for, arguments included.
 
-    word     as it was typed
-    make     builds it, each time anew
-    sources  its source files, by their place in its folder, as they were when they were imported
-    package  name and version of the installed package that it comes from instead
-    params   how many parameters it has, shared ones counted once
+    word        as it was typed
+    make        builds it, each time anew
+    sources     its source files, by their place in its folder, as they were when they were imported
+    package     name and version of the installed package that it comes from instead
+    params      how many parameters it has, shared ones counted once
     leaves_out  whether its forward may leave some of them without a gradient
     """
 
@@ -194,14 +194,14 @@ def open_own(words: Sequence[str]) -> Own:
 def _sources(make: "live.Maker") -> Iterator[tuple[str, bytes]]:
     """The files of the user's own that were imported from the module's folder, as they are; none of a package that is
     installed. What their code prints goes to stderr from here on: stdout has the result alone."""
-    at = getattr(make.home, "__file__", None)
-    if not at or installed(at):
+    by_path, at = make.where.endswith(".py"), getattr(make.home, "__file__", None)
+    if not at or (installed(at) and not by_path):
         return
-    levels = 0 if make.where.endswith(".py") else make.where.count(".") + (Path(at).name == "__init__.py")
+    levels = 0 if by_path else make.where.count(".") + (Path(at).name == "__init__.py")
     folder = Path(at).resolve().parents[levels]
     for loaded in list(sys.modules.values()):
         file = vars(loaded).get("__file__") if isinstance(loaded, ModuleType) else None
-        if not file or not str(file).endswith(".py") or installed(str(file)):
+        if not file or not str(file).endswith(".py") or (installed(str(file)) and loaded is not make.home):
             continue
         path = Path(file).resolve()
         if path.is_relative_to(folder) and path.is_file():
@@ -233,10 +233,15 @@ def again(run: Run, words: Sequence[str]) -> Own:
         kept = run.path / SOURCE
         way = f"--module {kept}/{text}" if own.where.endswith(".py") else f"PYTHONPATH={kept}"
         raise bad_data(message, f"the code as it was is kept: {way}")
-    for name, version in own.package.items():
-        if facts["package"] != own.package:
-            console.note(f"{run.path} was not trained with {name} {version}: its outputs may differ")
+    if own.package != facts["package"]:
+        now, before = (_versions(package) for package in (own.package, facts["package"]))
+        console.note(f"{run.path} was trained with {before}; this is {now}: outputs may differ")
     return own
+
+
+def _versions(package: Any) -> str:
+    named = [f"{name} {version}" for name, version in package.items()] if isinstance(package, dict) else []
+    return ", ".join(named) or "a package of no version"
 
 
 def spelt(word: str) -> str:

@@ -191,6 +191,30 @@ def test_no_file_makes_code_run(inside, copied, command):
     assert "its network is a module of your own, net.py:Net:width=6" in ran.err and "it ran" not in ran.err
 
 
+@pytest.mark.parametrize("words", [[], ["--effective"]])
+def test_rf_says_how_such_a_network_is_traced(inside, copied, words):
+    ran = inside("rf", "--run", "run", *words)
+    assert_error(ran, 2)
+    assert "dlkit rf SHAPE net.py:Net:width=6" in ran.err
+
+
+def test_a_package_of_ones_own_is_known_again_by_its_files(inside, tmp_path, monkeypatch):
+    home = tmp_path / "mine" / "nets"
+    home.mkdir(parents=True)
+    (tmp_path / "mine" / "__init__.py").touch()
+    (home / "__init__.py").write_text("from torch.nn import Linear as Layer\n")
+    assert inside("train", "iris", "mine.nets:Layer:4,3", "--epochs", "1", "--out", "run", "-q").code == 0
+    kept = json.loads((tmp_path / "run" / "config.json").read_text())["module"]["files"]
+    assert set(kept) == {"mine/__init__.py", "mine/nets/__init__.py"}
+    assert inside("eval", "run", "iris", "--module", "mine.nets:Layer:4,3", "-q").code == 0
+    (home / "__init__.py").write_text("from torch.nn import Linear as Layer  # another\n")
+    ran = inside("eval", "run", "iris", "--module", "mine.nets:Layer:4,3")
+    assert_error(ran, 65)
+    assert "mine/nets/__init__.py is not what it was" in ran.err and "PYTHONPATH=run/source" in ran.err
+    for name in [name for name in sys.modules if name.partition(".")[0] == "mine"]:
+        monkeypatch.delitem(sys.modules, name)
+
+
 def test_a_run_taken_up_by_its_name_alone_asks_for_the_module(inside, copied):
     ran = inside("train", "--resume", "run")
     assert_error(ran, 2)
