@@ -5,10 +5,10 @@ python tests/bench/lrfind.py CACHE DATA_FOLDER [--tasks NAME …] [--seconds N] 
 Each task × optimiser is swept over three seeds; each of these × schedule is trained at 12 rates, and verified by short
 runs of a quarter and of half the epochs. Results go to the file CACHE as they come, so that the whole can be made in
 slices: a call stops after --seconds and goes on at the next. --report reads the file alone. A rule's regret is
-(loss − best)/best, with the loss at its rate interpolated between the grid's in the logarithm of the rate, and at most
-2; beyond the grid it is that of the grid's end. The rules of fastai, Lightning and torch-lr-finder are written here as
-they are there, with their own smoothing, on the curves of each seed. "left out" is our rule with the constants that
-are best on the other tasks.
+(loss − best)/best and at most 2. dlkit's rates, verified or not, are trained; the loss at those of other rules is
+interpolated between the grid's in the logarithm of the rate, beyond the grid it is that of the grid's end. The rules of
+fastai, Lightning and torch-lr-finder are written here as they are there, with their own smoothing, on the curves of
+each seed. "left out" is our rule with the constants that are best on the other tasks.
 """
 
 import argparse
@@ -108,6 +108,12 @@ def work(tasks: list[str], folder: Path, done: dict[str, Any]) -> Iterator[tuple
                     if key not in done and rate is not None:
                         job = job or job_of(task, optimizer, folder)
                         yield key, verified(replace(job, recipe=recipe), rate, max(TASKS[task][2] // part, 1))
+            for schedule in SCHEDULES:
+                for lr in own_rates(done, task, optimizer, schedule).values():
+                    for key, make in _at(task, optimizer, schedule, lr):
+                        if key not in done:
+                            job = job or job_of(task, optimizer, folder)
+                            yield key, make(job)
 
 
 def verified(job: Job, rate: float, epochs: int) -> list[tuple[float, float]]:
@@ -120,13 +126,27 @@ def _jobs(task: str, optimizer: str) -> Iterator[tuple[str, Callable[[Job], Any]
         yield f"curve {task} {optimizer} {seed}", lambda job, seed=seed: curve(job, seed)
     for schedule in SCHEDULES:
         for lr in grid(optimizer):
-            for seed, key in enumerate(_runs(task, optimizer, schedule, lr)):
+            yield from _at(task, optimizer, schedule, lr)
 
-                def make(job: Job, lr: float = lr, schedule: str = schedule, seed: int = seed) -> float:
-                    job = replace(job, options=replace(job.options, seed=seed))
-                    return trained(job, TASKS[task][2], lr, schedule)
 
-                yield key, make
+def _at(task: str, optimizer: str, schedule: str, lr: float) -> Iterator[tuple[str, Callable[[Job], Any]]]:
+    """The runs at one rate."""
+    for seed, key in enumerate(_runs(task, optimizer, schedule, lr)):
+
+        def make(job: Job, seed: int = seed) -> float:
+            job = replace(job, options=replace(job.options, seed=seed))
+            return trained(job, TASKS[task][2], lr, schedule)
+
+        yield key, make
+
+
+def own_rates(done: dict[str, Any], task: str, optimizer: str, schedule: str) -> dict[str, float]:
+    """What dlkit would have one train with: its suggestion, and those that short runs have verified."""
+    curves = [done.get(f"curve {task} {optimizer} {seed}") for seed in range(SEEDS)]
+    suggestion = None if None in curves else ours(curves, Recipe(optimizer=optimizer, schedule=schedule))
+    tried = {f"verify 1/{part}": done.get(f"verify {task} {optimizer} {schedule} {part}") for part in PARTS}
+    found = {"dlkit": suggestion} | {name: finder.chosen(runs) for name, runs in tried.items() if runs}
+    return {name: rate for name, rate in found.items() if rate is not None}
 
 
 def _runs(task: str, optimizer: str, schedule: str, lr: float) -> list[str]:
@@ -207,10 +227,14 @@ def report(done: dict[str, Any]) -> None:
                     continue
                 name = f"{task} {optimizer} {schedule}"
                 rows[name] = _row(rates, losses, curves, Recipe(optimizer=optimizer, schedule=schedule))
-                for part in PARTS:
-                    tried = done.get(f"verify {name} {part}")
-                    chosen = finder.chosen(tried) if tried else None
-                    rows[name][f"verify 1/{part}"] = regret(rates, losses, chosen)
+                for own, rate in own_rates(done, task, optimizer, schedule).items():
+                    runs = [done.get(key) for key in _runs(task, optimizer, schedule, rate)]
+                    loss = None if None in runs else statistics.fmean(runs)
+                    best = min(losses)
+                    # Better than the grid's best is no regret.
+                    rows[name][own] = (
+                        regret(rates, losses, rate) if loss is None else min(max(loss - best, 0) / best, WORST)
+                    )
                 rows[name]["left out"] = regret(rates, losses, left_out(done, task, optimizer, schedule))
     if not rows:
         print("nothing is complete yet")
