@@ -29,7 +29,7 @@ def _side(member: Member, table: Table, side: str) -> np.ndarray:
     if not member.has_seen(table):
         raise DlkitError(f"--rows {side}: {member.name} was not trained on {source}", "leave --rows out: all are new")
     if member.run.command != "train" and member.seen_by(table) != member.name:
-        raise DlkitError(f"--rows {side}: {member.seen_by(table)} was trained on {source}, and it was not")
+        raise DlkitError(f"--rows {side}: {member.name} was not trained on {source}, though its network was")
     if member.run.command != "train":
         raise DlkitError(
             f"--rows {side}: {member.name} was fitted on every row of {source} in the end",

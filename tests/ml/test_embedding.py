@@ -135,6 +135,7 @@ def test_its_run_directory_is_enough_to_predict(made, inside, tmp_path):
     scored = inside("eval", "alone", "one.npz", "--json")
     assert json.loads(scored.out)["summary"]["accuracy"] == pytest.approx(np.mean(proba.argmax(1) == new.labels))
     assert "the network of alone was trained on" in scored.err
+    assert_error(inside("eval", "alone", "one.npz", "--rows", "valid"), 2, "though its network was")
 
 
 def test_a_table_with_another_target(made, inside, tmp_path, monkeypatch):
