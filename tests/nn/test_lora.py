@@ -297,3 +297,15 @@ def test_refused_by_name(base, inside, tmp_path, words, said):
     assert_error(ran, 2)
     assert said in ran.err
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shard", [[], ["--shard"]])
+def test_two_processes_make_the_weights_of_one(base, dlkit, tmp_path, shard):
+    words = ["train", "iris", "--init-from", str(base), "--lora", "r=2,alpha=4", "--epochs", "2", "-q"]
+    one = dlkit(*words, "--out", "one")
+    two = dlkit(*words, "--nproc", "2", *shard, "--out", "two")
+    assert (one.code, two.code) == (0, 0), two.err
+    first, second = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "two"))
+    assert first.keys() == second.keys()
+    assert all(torch.allclose(first[name], second[name], atol=1e-6) for name in first)
