@@ -102,12 +102,14 @@ def shares(rows: int, batch_size: int, world: int) -> list[int]:
 
 
 def _send(ranks: Ranks, to: int, number: int, values: np.ndarray) -> None:
-    header = [number, _TYPES.index(values.dtype), values.ndim, *values.shape]
+    """Header, then the bytes: gloo does not know every type."""
+    header = [number, _TYPES.index(values.dtype.name), values.ndim, *values.shape]
     ranks.send(torch.tensor(header + [0] * (_HEADER - len(header))), to)
-    ranks.send(torch.from_numpy(np.ascontiguousarray(values)), to)
+    ranks.send(torch.from_numpy(np.ascontiguousarray(values).reshape(-1).view(np.uint8)), to)
 
 
 def _receive(ranks: Ranks, sender: int) -> tuple[int, np.ndarray]:
     number, kind, axes, *lengths = ranks.receive(torch.empty(_HEADER, dtype=torch.int64), sender).tolist()
-    values = torch.from_numpy(np.empty(lengths[:axes], _TYPES[kind]))
-    return number, ranks.receive(values, sender).numpy()
+    values = np.empty(lengths[:axes], _TYPES[kind])
+    ranks.receive(torch.from_numpy(values.reshape(-1).view(np.uint8)), sender)
+    return number, values

@@ -72,6 +72,10 @@ def runs(inside, tmp_path):
     np.savez(tmp_path / "rows.npz", X=x, y=(x[:, 0] > x[:, 1]).astype(int))
     np.savez(tmp_path / "values.npz", X=x, y=x[:, 0] - 2 * x[:, 1])
     np.savez(tmp_path / "images.npz", X=rng.integers(0, 255, (703, 3, 8, 8), dtype=np.uint8), y=rng.integers(0, 3, 703))
+    deep = rng.integers(0, 60000, (300, 1, 8, 8)).astype(np.uint16)  # a type that gloo does not know
+    np.savez(tmp_path / "deep.npz", X=deep, y=np.arange(300) % 2)
+    said = [f"{' '.join(rng.choice(['good', 'bad', 'film'], 1 + i % 5))},{i % 2}" for i in range(300)]
+    (tmp_path / "words.csv").write_text("said,y\n" + "\n".join(said) + "\n")
     (tmp_path / "letters.txt").write_text("the quick brown fox jumps over the lazy dog\n" * 200)
     long = "\n".join(f"{i % 7},{i % 11},{'abc'[i % 3]}" for i in range(900_000))
     (tmp_path / "long.csv").write_text("p,q,y\n" + long + "\n")
@@ -84,6 +88,9 @@ def runs(inside, tmp_path):
     text = ["--context", "16", "--batch-size", "8", "--epochs", "1"]
     assert inside("train", "letters.txt", *gpt, *text, "--out", "writer").code == 0
     assert inside("train", "short.csv", "--target", "y", "--epochs", "1", "--out", "table").code == 0
+    small = ["--epochs", "1", "--batch-size", "32"]
+    assert inside("train", "deep.npz", *small, "--out", "deep").code == 0
+    assert inside("train", "words.csv", "--target", "y", "--text", "said", *small, "--out", "words").code == 0
     told = ["--models", "logistic", "--tries", "1", "--budget", "60s"]
     assert inside("baseline", "rows.npz", *told, "--out", "base").code == 0
     return tmp_path
@@ -96,6 +103,8 @@ def test_every_kind_of_run(both, runs):
         ["predict", "net", "rows.npz", "--format", "jsonl"],
         ["predict", "net", "net", "base", "rows.npz"],  # twice the same network is two, and a baseline goes with them
         ["predict", "images", "images.npz", "--tta", "flip,vflip", "--json"],
+        ["predict", "deep", "deep.npz"],
+        ["predict", "words", "words.csv"],
         ["predict", "table", "long.csv"],  # of several pieces
         ["eval", "net", "rows.npz", "--json"],
         ["eval", "net", "base", "rows.npz", "--weights", "2,1", "--json"],
