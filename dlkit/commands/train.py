@@ -19,9 +19,10 @@ side is held out, stratified by class. With --text a column of text alone is rea
 a .txt trains a language model, a masked one if the network sees what follows a token. Several
 --target, of two values each, are learned at once (multi-label), their rows held out at random.
 Ctrl-C stops after the current step and saves where it is; --resume goes on from there.
-FILE.py:CLASS or PACKAGE.MODULE:CLASS, with arguments after a second colon, is a module of your own, from rows (B×features, B×C×H×W, B×T tokens) to
-B×classes scores or B×1 values: it is imported, which runs its code. Only a command line may
-name one, never a run. Next: dlkit convshape shows the cost of a network before it is trained.
+FILE.py:CLASS or PACKAGE.MODULE:CLASS, with arguments after a second colon, is a module of
+your own, from rows (B×features, B×C×H×W, B×T tokens) to B×classes scores or B×1 values: it is
+imported, which runs its code. Only a command line may name one, never a run.
+Next: dlkit convshape shows the cost of a network before it is trained.
 """
 
 from typing import Annotated
