@@ -108,7 +108,9 @@ class _Work:
     def _rows(self, result: Result, stack: ExitStack) -> Iterator[Row]:
         if self.prepared.embedding is not None:
             self.prepared.embedding.copy_into(self.directory)
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="dlkit-")))
+        # A worker that was killed may still be writing: what it leaves must not cost the answer.
+        scratch = tempfile.TemporaryDirectory(prefix="dlkit-", ignore_cleanup_errors=True)
+        folder = Path(stack.enter_context(scratch))
         stored = self.prepared.data.save(folder)
         runner, cores = self._runner(stored, stack)
         finisher = stack.enter_context(Finisher(stored, folder / persist.MODEL))

@@ -216,11 +216,12 @@ def dumped(source: str, family: str) -> bytes:
 
 
 class TestDamage:
-    def test_every_bit_flip_is_named(self, tmp_path):
+    @pytest.mark.parametrize("count", [100, pytest.param(2000, marks=pytest.mark.slow)])
+    def test_every_bit_flip_is_named(self, tmp_path, count):
         path, _, _ = saved(tmp_path, "iris", "tree")
         whole = (path / persist.MODEL).read_bytes()
         rng = np.random.default_rng(0)
-        for bit in rng.integers(0, 8 * len(whole), 100):
+        for bit in rng.integers(0, 8 * len(whole), count):
             bad = bytearray(whole)
             bad[bit // 8] ^= 1 << bit % 8
             (path / persist.MODEL).write_bytes(bad)

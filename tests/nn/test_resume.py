@@ -16,7 +16,7 @@ from dlkit.core.errors import DlkitError, ExitCode
 from dlkit.core.job import JobOptions
 from dlkit.core.recipe import Recipe
 from dlkit.core.run import RunDirectory
-from dlkit.nn.checkpoint import Checkpoints, header, listed
+from dlkit.nn.checkpoint import Checkpoints, header, listed, read
 from dlkit.nn.fit import fit
 from dlkit.nn.job import Job
 from dlkit.nn.prepare import prepare
@@ -298,6 +298,18 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_taken(inside, tmp_p
     ran = inside("train", *IRIS, "--resume", "whole")
     assert (ran.code, ran.out) == (65, "")
     assert older
+
+
+@pytest.mark.parametrize("count", [100, pytest.param(2000, marks=pytest.mark.slow)])
+def test_a_flipped_bit_makes_a_checkpoint_none(inside, tmp_path, count):
+    trained(inside, *IRIS, "--out", "run")
+    newest = listed(tmp_path / "run" / "checkpoint")[0]
+    whole, rng = newest.read_bytes(), random.Random(0)
+    for _ in range(count):
+        flip(newest, rng)
+        assert read(newest) is None
+        newest.write_bytes(whole)
+    assert read(newest) == whole
 
 
 def test_what_somebody_else_wrote_is_no_checkpoint(inside, tmp_path):
