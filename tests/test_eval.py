@@ -301,6 +301,9 @@ def test_what_is_not_a_question(inside, digits_run):
         (["--features", "a", "b", "--splits", "2"], "--splits"),
         (["a-run", "iris", "--window", "uniform"], "--window"),
         (["a-run", "iris", "--gain", "exponential"], "--gain"),
+        (["--predictions", "p.csv", "--truth", "y", "--pred", "z", "--gain", "exponential"], "--gain"),
+        (["--predictions", "p.csv", "--truth", "y", "--pred", "z", "--at", "5"], "--at"),
+        (["--images", "a", "b", "--device", "cpu"], "--device"),
     ],
 )
 def test_an_option_of_something_else_is_refused(inside, words, option):

@@ -92,11 +92,11 @@ def one_of(**asked: Any) -> str:
 _OF = {
     **dict.fromkeys(("truth", "pred", "proba", "query", "gain", "at", "log_prob", "task"), "predictions"),
     **dict.fromkeys(("window", "data_range"), "images"),
-    **dict.fromkeys(("rows", "tta", "weights", "stack", "nproc", "module"), "RUN"),
+    **dict.fromkeys(("device", "rows", "tta", "weights", "stack", "nproc", "module"), "RUN"),
     "splits": "inception",
 }
 """Option -> what it says something of."""
-_DEFAULTS = {"rows": "all", "gain": "linear", "window": "gaussian", "nproc": 1}
+_DEFAULTS = {"device": "auto", "rows": "all", "gain": "linear", "window": "gaussian", "nproc": 1}
 
 
 def refuse_foreign(what: str, **options: Any) -> None:

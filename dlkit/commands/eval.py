@@ -58,9 +58,9 @@ def command(
 ) -> Result:
     what = _score.one_of(RUN=words, predictions=predictions, images=images, features=features, inception=inception)
     _score.refuse_foreign(
-        what, rows=rows, truth=truth, pred=pred, proba=proba, query=query, gain=gain, at=at, log_prob=log_prob,
-        task=task, window=window, data_range=data_range, splits=splits, tta=tta, weights=weights, stack=stack,
-        nproc=nproc, module=module or None,
+        what, device=device, rows=rows, truth=truth, pred=pred, proba=proba, query=query, gain=gain, at=at,
+        log_prob=log_prob, task=task, window=window, data_range=data_range, splits=splits, tta=tta, weights=weights,
+        stack=stack, nproc=nproc, module=module or None,
     )  # fmt: skip
     if what != "RUN":
         proc.single(nproc, f"--{what}")

@@ -27,7 +27,10 @@ def _side(member: Member, table: Table, side: str) -> np.ndarray:
     """The split made again from the options that made it: the source is the same, as its fingerprint says."""
     source = table.place.source
     if not member.has_seen(table):
-        raise DlkitError(f"--rows {side}: {member.name} was not trained on {source}", "leave --rows out: all are new")
+        raise DlkitError(
+            f"--rows {side}: {member.name} was not trained on {source}",
+            "--rows is for the very file of the training run; rows that another file shares with it are not looked for",
+        )
     if member.run.command != "train" and member.seen_by(table) != member.name:
         raise DlkitError(f"--rows {side}: {member.name} was not trained on {source}, though its network was")
     if member.run.command != "train":

@@ -39,7 +39,11 @@ class Named:
     truths: tuple[str, ...] = ()
 
     def check(self) -> None:
-        """Several truths are labels, which are no ranking and no values; DlkitError where something else is said."""
+        """What goes with rankings alone is refused elsewhere. Several truths are labels, which are no ranking and no
+        values; DlkitError where something else is said."""
+        for option, said in (("gain", self.gain != "linear"), ("at", self.at is not None)):
+            if said and self.query is None:
+                raise DlkitError(f"--{option} is for rankings", "--query COLUMN says which rows are one")
         twice = next((name for i, name in enumerate(self.truths) if name in self.truths[:i]), None)
         if twice is not None:
             raise DlkitError(f"--truth {twice} is given twice")

@@ -201,6 +201,14 @@ def _quiet() -> Iterator[None]:
         logging.disable(before)
 
 
+_TOKENS = {
+    "char": "a character's place in schema.json's characters, the first being 1, and 0 for any other",
+    "byte": "the bytes of its UTF-8",
+    "bpe": "as the tokenizer in schema.json has them",
+}
+"""What the tokens of each kind of vocabulary are."""
+
+
 def _result(schema: Schema, path: Path, size: int, difference: float) -> Result:
     width = "×".join(map(str, schema.input_shape))
     dtype, inputs = "float32", "features, encoded as schema.json says"
@@ -209,7 +217,7 @@ def _result(schema: Schema, path: Path, size: int, difference: float) -> Result:
     elif schema.tokens:
         dtype, inputs = (
             "int64",
-            f"tokens of {schema.encoders[0].column}, by schema.json's vocabulary; {PAD} after its end",
+            f"tokens of {schema.encoders[0].column}: {_TOKENS[schema.tokens.vocabulary.kind]}; {PAD} after its end",
         )
     outputs = "probabilities" if schema.classes else f"{schema.target}, in its own units"
     outputs = "the probability of each label" if schema.values else outputs

@@ -30,7 +30,7 @@ from dlkit.nn.own import Own, kind_of, open_own
 from dlkit.nn.padding import heed
 from dlkit.nn.prose import check_reads, fit_prose
 from dlkit.nn.ranks import ALONE, Ranks
-from dlkit.nn.start import Network, Start, make, network_of, starting
+from dlkit.nn.start import Network, Start, make, network_of, starting, told_apart
 
 
 @dataclass(frozen=True)
@@ -144,6 +144,8 @@ def prepare_rows(options: JobOptions, recipe: Recipe, ranks: Ranks = ALONE, shar
     cut_steps(recipe, train)
     edges = fit_edges(walk(graph, schema.input_shape), train.x) if isinstance(graph, Graph) else {}
     start = starting(options, recipe, graph, schema.input_shape, kind_of(schema))
+    if options.init_from:
+        told_apart(options.init_from, [encoder.column for encoder in schema.encoders], schema.classes)
     fixed = objective, train, valid, device, edges, start, split
     return Job(options, recipe, dataset, schema, name, graph, *fixed, ranks, shard)
 

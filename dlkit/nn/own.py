@@ -220,10 +220,14 @@ def again(run: Run, words: Sequence[str]) -> Own:
     if not isinstance(facts, dict) or [*facts] != ["word", "files", "package"] or not isinstance(facts["files"], dict):
         raise bad_data(f"{run.path}: config.json holds no network that can be built")
     word = next((word for word in words if spelt(word) == text), None)
+    named = shlex.quote(str(facts["word"]))
+    if word is None and any(is_module(word) for word in words):
+        other = next(word for word in words if is_module(word))
+        raise DlkitError(f"{run.path}: its network is {text}, not {other}", f"name it as it was: {named}")
     if word is None:
         raise DlkitError(
             f"{run.path}: its network is a module of your own, {text}, and opening it runs its code",
-            f"if you trust it, name it, as eval, predict and export do: --module {shlex.quote(str(facts['word']))}",
+            f"if you trust it, name it, as eval, predict and export do: --module {named}",
         )
     own = open_own([word])
     changed = next((name for name, digest in facts["files"].items() if own.digests.get(name) != digest), None)

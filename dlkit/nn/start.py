@@ -112,6 +112,9 @@ def _adapting(
             f"--lora {options.lora}: no weight of {', '.join(lora.targets)} comes from {options.init_from}, "
             "and what is drawn afresh is trained whole"
         )
+    most = max(min(len(own[_weight(path)]), own[_weight(path)][0].numel()) for path in known)
+    if lora.rank > most:
+        raise DlkitError(f"--lora r={lora.rank} is no low rank: no matrix here has more than {most}", "r=8 is usual")
     start = replace(start, low=lora, adapted=tuple(known))
     if isinstance(network, Own):
         _prove(start, network, shape, kind)
@@ -134,6 +137,17 @@ def _prove(start: Start, network: Own, shape: Shape, kind: Kind) -> None:
             f"{', '.join(start.adapted[:3])} cannot be merged",
             "name other layers: --lora r=8,targets=…",
         )
+
+
+def told_apart(run: str, columns: Sequence[str], classes: Sequence[str]) -> None:
+    """Say where weights that fit mean something else here: the run's columns or classes are others."""
+    schema = open_run(run).schema
+    theirs = schema if isinstance(schema, dict) else {}
+    encoders = [c.get("column") for c in theirs.get("columns") or () if isinstance(c, dict)]
+    for what, here, there in (("columns", columns, encoders), ("classes", classes, theirs.get("classes") or [])):
+        if here and there and list(here) != list(there):
+            other = next((str(name) for name in there if name not in here), "the same in another order")
+            console.note(f"{run} knows other {what} ({other}): where shapes agree, their weights are where these begin")
 
 
 def network_of(run: str) -> str:

@@ -210,6 +210,20 @@ def test_what_is_drawn_afresh_is_trained_whole(base, inside, tmp_path):
     assert json.loads(ran.out)["summary"]["trainable_params"] == 2 * (4 + 16) + 2 * 16 + 2
 
 
+def test_a_rank_above_every_matrix_and_a_run_of_other_columns_are_named(inside, tmp_path):
+    rows = "".join(f"{i % 7},{i % 5},{'xy'[i % 2]},{'pq'[i // 2 % 2]}\n" for i in range(60))
+    (tmp_path / "t.csv").write_text("a,b,one,two\n" + rows)
+    net = ["linear:4", "relu", "linear:2"]
+    assert inside("train", "t.csv", *net, "--target", "one", "--drop", "two", "--epochs", "1", "--out", "r").code == 0
+    more = ["train", "t.csv", "--init-from", "r", "--epochs", "1", "--lora"]
+    ran = inside(*more, "r=5", "--target", "one", "--drop", "two")
+    assert (ran.code, ran.out) == (2, "") and "no low rank" in ran.err
+    ran = inside(*more, "r=1", "--target", "two", "--drop", "one", "--out", "s")
+    assert ran.code == 0 and "r knows other classes (x)" in ran.err and "other columns" not in ran.err
+    ran = inside(*more, "r=1", "--target", "one", "--drop", "two", "--out", "t")
+    assert ran.code == 0 and "knows other" not in ran.err
+
+
 def test_dry_run_counts_adapters_as_they_are(base, inside):
     words = ["train", "iris", "--init-from", str(base), "--batch-size", "10", "--dry-run", "--json"]
     low = json.loads(inside(*words, "--lora", "r=2").out)["summary"]

@@ -242,8 +242,8 @@ def test_code_that_has_changed_is_refused_and_what_it_was_opens(inside, copied, 
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
-        (["--module", "net.py:Net:width=7"], 2, "net.py:Net:width=6, and opening it"),
-        (["--module", "gone.py:Net:width=6"], 2, "net.py:Net:width=6, and opening it"),
+        (["--module", "net.py:Net:width=7"], 2, "its network is net.py:Net:width=6"),
+        (["--module", "gone.py:Net:width=6"], 2, "its network is net.py:Net:width=6"),
         (["--module", "gone/net.py:Net:width=6"], 66, "gone/net.py"),
     ],
 )
