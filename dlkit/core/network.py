@@ -32,7 +32,7 @@ def read(words: Sequence[str]) -> spec.Network:
     text = _text(rest)
     if _PRINTED.search(text):
         return _printed(text, shape)
-    if shape and not any(map(_is_file, rest)):
+    if shape and not any(map(is_file, rest)):
         return spec.parse(" ".join(words))  # the shape too, so that positions are those of what was typed
     network = spec.parse(text)
     return spec.Network(shape or network.input, network.graph)
@@ -83,10 +83,11 @@ def _input(words: Sequence[str]) -> tuple[Shape | None, Sequence[str]]:
 
 def _text(words: Sequence[str]) -> str:
     """One text of all words, files and stdin read in their place."""
-    return " ".join(_file(word) if _is_file(word) else word for word in words)
+    return " ".join(_file(word) if is_file(word) else word for word in words)
 
 
-def _is_file(word: str) -> bool:
+def is_file(word: str) -> bool:
+    """Whether a word of a command line stands for the network's text in a file, or on stdin."""
     return word == "-" or word[:1] == "@" or word.endswith(".json")
 
 

@@ -30,6 +30,7 @@ HARMLESS = (
     "options.device",
     "versions",
     "threads",
+    "folder",
 )
 """What a resumed run may say anew: where the data lies, not what it is; how long to train, not how; what is looked at;
 and what is compared as it was understood, not as it was said."""
@@ -123,6 +124,8 @@ def _hint(different: list[str]) -> str:
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Each setting that is not what it was and matters, the weightiest first: data, network, then options."""
     old, new = _flat(before), _flat(now)
+    for one in (old, new):  # a run is known by its name, wherever it lies: its weights are in the checkpoint
+        one["options.init_from"] = (path := one.get("options.init_from")) and Path(str(path)).name
     names = [n for n in old | new if not any(n == h or n.startswith(h + ".") for h in HARMLESS)]
     changed = [n for n in names if old.get(n) != new.get(n)]
     order = ("fingerprint", "rows", "network")

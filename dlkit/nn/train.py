@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -109,9 +110,8 @@ def run(job: Job, keeping: Keeping, directory: RunDirectory | None, bar: Bar, ou
 
 def _again(job: Job, directory: RunDirectory) -> str:
     """The words that take the run up again. A module of the user's own is named by the command line alone, never by a
-    run, so that all of it has to be said."""
-    words = [job.options.words(), job.recipe.words()] if job.own else []
-    return " ".join([*filter(None, words), "--resume", shlex.quote(str(directory.path))])
+    run."""
+    return shlex.join(["--resume", str(directory.path), *([job.own.word] if job.own else [])])
 
 
 def _ready(job: Job, keeping: Keeping, directory: RunDirectory | None) -> tuple[State, Checkpoints]:
@@ -144,9 +144,23 @@ def _take_up(
     saved.restore(state)
     checkpoints.goes_on(state, saved)
     if directory:
+        text = _left(state, about["recipe"], directory.path)
         directory.remove(MANIFEST)
         directory.reopen_log(state.epoch - 1)
-        console.note(f"resuming {directory.path} at step {state.step}, in epoch {state.epoch}")
+        console.note(text)
+
+
+def _left(state: State, recipe: dict[str, Any], path: Path) -> str:
+    """Where a run goes on. One that has more epochs behind it than are asked for is refused."""
+    done, epochs, patience = state.epoch - 1, recipe["epochs"], recipe["patience"]
+    if done > epochs:
+        message = f"cannot resume {path}: {done} epochs of it are done, and --epochs is {epochs}"
+        raise DlkitError(message, f"--epochs {done + 1} or more goes on")
+    if done == epochs:
+        return f"{path} is done, all {epochs} epochs: nothing is left to train; --epochs {epochs + 1} or more goes on"
+    if patience and state.stale >= patience:
+        return f"{path} is done, by --patience {patience} after {done} epochs; a larger one goes on"
+    return f"resuming {path} at step {state.step}, in epoch {state.epoch}"
 
 
 def begin(job: Job) -> State:
@@ -232,6 +246,7 @@ def config(job: Job) -> dict[str, Any]:
         **({"batch_found": job.batch_found} if job.batch_found else {}),
         "fingerprint": job.dataset.fingerprint,
         "rows": job.dataset.rows,
+        "folder": str(Path.cwd()),
         "versions": {"dlkit": __version__, "torch": torch.__version__, "python": platform.python_version()},
         **({"module": job.own.facts} if job.own else {}),
         **_vocabulary(job),

@@ -218,10 +218,20 @@ def test_a_package_of_ones_own_is_known_again_by_its_files(inside, tmp_path, mon
 def test_a_run_taken_up_by_its_name_alone_asks_for_the_module(inside, copied):
     ran = inside("train", "--resume", "run")
     assert_error(ran, 2)
-    assert "dlkit train iris net.py:Net:width=6 --resume run" in ran.err
+    assert "dlkit train --resume run net.py:Net:width=6" in ran.err
     ran = inside("train", "iris", "--init-from", "run")
     assert_error(ran, 2)
     assert "dlkit train DATA net.py:Net:width=6 --init-from run" in ran.err
+
+
+def test_the_module_alone_is_said_and_the_rest_is_as_the_run_was_told(inside, net, tmp_path):
+    assert inside("train", "iris", "net.py:Net:width=6", "--lr", "0.01", "--epochs", "1", "--out", "run").code == 0
+    ran = inside("train", "--resume", "run", "net.py:Net:width=6", "--epochs", "2", "--json")
+    assert ran.code == 0 and [row["epoch"] for row in json.loads(ran.out)["rows"]] == [2], ran.err
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["recipe"]["lr"] == 0.01
+    ran = inside("train", "--resume", "run", "net.py:Net:width=7", "--epochs", "3")
+    assert_error(ran, 2)
+    assert "the network differs" in ran.err
 
 
 @pytest.mark.parametrize("file", ["net.py", "parts.py"])

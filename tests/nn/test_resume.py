@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save
+from test_contract import assert_error
 
 from dlkit.core import console
 from dlkit.core.errors import DlkitError, ExitCode
@@ -278,10 +279,14 @@ def test_changed_rows_are_refused(inside, tmp_path):
 
 
 def test_nothing_to_resume(inside, tmp_path):
-    assert inside("train", *IRIS, "--resume", "nowhere").code == 66
+    for words in (IRIS, []):
+        ran = inside("train", *words, "--resume", "nowhere")
+        assert_error(ran, 66)
+        assert "nowhere: no such run directory" in ran.err
     (tmp_path / "empty").mkdir()
-    ran = inside("train", *IRIS, "--resume", "empty")
-    assert (ran.code, ran.out) == (66, "") and "no checkpoint" in ran.err
+    for words in (IRIS, []):
+        ran = inside("train", *words, "--resume", "empty")
+        assert (ran.code, ran.out) == (66, "") and "no checkpoint" in ran.err
 
 
 def test_a_damaged_checkpoint_is_named_and_the_one_before_is_taken(inside, tmp_path):
@@ -366,6 +371,42 @@ def test_a_run_says_what_it_was_told(inside, tmp_path):
     (tmp_path / "run" / "config.json").write_text("[]")
     assert inside("train", "--resume", "run").code == 65
     assert inside("train", "--resume", "nowhere").code == 66
+
+
+def test_what_is_left_unsaid_beside_the_data_is_as_the_run_was_told(inside):
+    trained(inside, *IRIS, "--out", "run", "--lr", "0.01")
+    assert [row["epoch"] for row in trained(inside, "iris", "--resume", "run", "--epochs", "5")["rows"]] == [5]
+    assert [row["epoch"] for row in trained(inside, *IRIS[1:4], "--resume", "run", "--epochs", "6")["rows"]] == [6]
+
+
+@pytest.mark.parametrize("more", [[], ["--lora", "r=2"]])
+def test_a_run_goes_on_from_any_folder(dlkit, tmp_path, more):
+    """The table, the network's file and the run that it began with were named from another one."""
+    rows = "".join(f"{i / 7:.3f},{i % 5},{'no' if i % 3 else 'yes'}\n" for i in range(40))
+    (tmp_path / "t.csv").write_text(f"a,b,y\n{rows}")
+    (tmp_path / "net.dlk").write_text("linear:8\nrelu linear:2")
+    (tmp_path / "elsewhere").mkdir()
+    words = ["train", "t.csv", "--target", "y", "--epochs", "1", "-q"]
+    assert dlkit(*words, "@net.dlk", "--out", "first").code == 0
+    assert dlkit(*words, "--init-from", "first", *more, "--out", "second").code == 0
+    for run in ("first", "second"):
+        ran = dlkit("train", "--resume", f"../{run}", "--epochs", "2", "-q", cwd=tmp_path / "elsewhere")
+        assert ran.code == 0, ran.err
+    ran = dlkit("train", "--resume", "../second", "--init-from", "../second", cwd=tmp_path / "elsewhere")
+    assert_error(ran, 2)
+    assert "--init-from was first, it is second" in ran.err
+
+
+def test_epochs_that_are_done(inside, tmp_path):
+    """Fewer than there are behind it are refused; as many are no error, since a job may be run again, and are said."""
+    trained(inside, *IRIS, "--out", "run")
+    before = {p: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file()}
+    ran = inside("train", "--resume", "run", "--epochs", "3")
+    assert_error(ran, 2)
+    assert "4 epochs of it are done, and --epochs is 3" in ran.err and "--epochs 5" in ran.err
+    assert {p: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file()} == before
+    ran = inside("train", "--resume", "run")
+    assert ran.code == 0 and "nothing is left to train" in ran.err
 
 
 def test_only_the_newest_are_kept(inside, tmp_path):
