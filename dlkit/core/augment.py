@@ -14,7 +14,8 @@ class Augment:
 
     flip, vflip    mirrored left to right, top to bottom, half the time
     crop           moved by up to so many pixels each way; what comes in from outside is 0
-    resize         a box of at least this share of the area, of aspect 3/4 to 4/3, stretched to the whole (Szegedy 2015)
+    resize         a box of at least this share of the area, its sides in 3/4 to 4/3 of the image's ratio, stretched to
+                   the whole (Szegedy 2015)
     color          brightness, contrast and saturation each times 1 ± so much
     mixup, cutmix  α of the Beta(α, α) by which two rows and their targets are mixed (Zhang 2018, Yun 2019)
     """

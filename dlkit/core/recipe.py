@@ -87,6 +87,8 @@ class Recipe:
             raise DlkitError("--ema and --swa are two ways to average weights: give one of them")
         if self.watch and self.compile:
             raise DlkitError("--watch has no effect on a compiled network: leave --compile out")
+        if self.compile and self.checkpoint_activations:
+            raise DlkitError("--checkpoint-activations does not go with --compile: leave one of them out")
         if self.augment is not None and parse_augment(self.augment).mixes:
             clash = "loss focal" if self.loss == "focal" else "class-weights" if self.class_weights else None
             if clash:

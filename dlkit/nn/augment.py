@@ -141,10 +141,14 @@ def _move(x: Tensor, down: Tensor, right: Tensor) -> Tensor:
 
 
 def _stretch(x: Tensor, draws: Draws, smallest: float) -> Tensor:
-    """A box of each image, at least `smallest` of its area, stretched over the whole by bilinear interpolation."""
+    """A box of each image, at least `smallest` of its area, stretched over the whole by bilinear interpolation.
+
+    Sides are shares of the image's; their ratio is from 3/4 to 4/3, or as far from 1 as the area leaves room.
+    """
     area = draws.uniform(smallest, 1.0)
-    aspect = torch.exp(draws.uniform(float(np.log(3 / 4)), float(np.log(4 / 3))))
-    wide, high = (area * aspect).sqrt().clamp(max=1), (area / aspect).sqrt().clamp(max=1)
+    farthest = torch.log(area.reciprocal().clamp(max=4 / 3))
+    aspect = torch.exp(farthest * draws.uniform(-1, 1))
+    wide, high = (area * aspect).sqrt(), (area / aspect).sqrt()
     # Of coordinates from -1 to 1, the box's centre may be as far from the middle as its size leaves room.
     across, down = (1 - wide) * draws.uniform(-1, 1), (1 - high) * draws.uniform(-1, 1)
     nothing = torch.zeros_like(wide)

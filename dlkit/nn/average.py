@@ -5,10 +5,10 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.optim.swa_utils import update_bn
 
 from dlkit.core.recipe import Recipe
 from dlkit.nn.loader import Batches
+from dlkit.nn.norms import measure
 from dlkit.nn.schedule import averaged_epochs
 from dlkit.nn.spread import own, sharded
 from dlkit.nn.tree import like
@@ -81,7 +81,7 @@ class Swa(Average):
     def after_epoch(self, live: nn.Module, epoch: int, train: Batches) -> None:
         if epoch >= self.first:
             self._towards(live, 1 / (self.count + 1))
-            update_bn(train.everything(), self.model)  # type: ignore[arg-type]
+            measure(self.model, train.everything())
 
 
 def make_average(model: nn.Module, recipe: Recipe) -> Average | None:

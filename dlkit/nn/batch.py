@@ -14,7 +14,7 @@ from dlkit.core.units import binary
 from dlkit.nn.device import seed_step, synchronize
 from dlkit.nn.estimate import counted, planned
 from dlkit.nn.job import Job
-from dlkit.nn.loader import Batches
+from dlkit.nn.loader import Batches, at_once
 from dlkit.nn.objective import evaluate
 from dlkit.nn.precision import set_matmul
 from dlkit.nn.schedule import Rates
@@ -32,7 +32,7 @@ FEW_STEPS = 16
 def settle(job: Job) -> Job:
     """The job with the largest batch that fits, and a note on why that is so; `batch_found` says it too.
 
-    On a GPU steps are taken, and an evaluation of four times the rows as in training; elsewhere memory that is
+    On a GPU steps are taken, and an evaluation of four times a micro-batch's rows; elsewhere memory that is
     overdrawn ends other programs, so that there the estimate of `dlkit memory` is held against what is free.
     """
     if not job.ranks.alone:
@@ -90,7 +90,7 @@ def _none(job: Job, of: str) -> DlkitError:
 class _Step(Stepper):
     """A step that ends where memory runs out, as training does not: it would go on in smaller parts."""
 
-    def _halve(self, rows: int, device: torch.device) -> None:
+    def _halve(self, rows: int, most: int, device: torch.device) -> None:
         raise MemoryError
 
 
@@ -169,7 +169,7 @@ def _estimated(job: Job) -> tuple[int, str]:
 
 
 def estimate(job: Job) -> Callable[[int], int]:
-    """Bytes of a step by its rows; or of the evaluation of four times as many, where that is known and more."""
+    """Bytes of a step by its rows; or of the evaluation of four micro-batches' worth, where that is known and more."""
     model = counted(job)
 
     def taken(rows: int) -> int:
@@ -177,7 +177,12 @@ def estimate(job: Job) -> Callable[[int], int]:
         unknown = [part.component for part in found if part.bytes is None]
         if unknown:
             raise _unknown(f"the {unknown[0]} of this network are not known")
-        return max(total(found), total(parts(model, planned(job, rows)._replace(inference=True, batch=4 * rows))))
+        return max(
+            total(found),
+            total(
+                parts(model, planned(job, rows)._replace(inference=True, batch=at_once(rows, job.recipe.accumulate)))
+            ),
+        )
 
     return taken
 

@@ -44,9 +44,9 @@ class Gauge:
         self.alive: dict[str, Tensor] = {}
         self.before: dict[str, list[Tensor]] = {}
         self.handles = [m.register_forward_hook(self._see(name)) for name, m in self.rectifiers.items()]
-        for optimizer in self.optimizers:
-            self.handles.append(optimizer.register_step_pre_hook(self._before))
-            self.handles.append(optimizer.register_step_post_hook(self._after))
+        # A layer may be the affair of two optimisers: of Muon and AdamW.
+        self.handles.append(self.optimizers[0].register_step_pre_hook(self._before))
+        self.handles.append(self.optimizers[-1].register_step_post_hook(self._after))
 
     def _disarm(self) -> None:
         for handle in self.handles:
@@ -60,13 +60,8 @@ class Gauge:
 
         return hook
 
-    def _mine(self, optimizer: torch.optim.Optimizer) -> dict[str, list[Tensor]]:
-        owned = {id(p) for group in optimizer.param_groups for p in group["params"]}
-        mine = {name: [p for p in parameters if id(p) in owned] for name, parameters in self.layers.items()}
-        return {name: parameters for name, parameters in mine.items() if parameters}
-
     def _before(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
-        for name, parameters in self._mine(optimizer).items():
+        for name, parameters in self.layers.items():
             self.before[name] = [p.detach().clone() for p in parameters]
             grads = [p.grad for p in parameters if p.grad is not None]
             if grads:
@@ -74,13 +69,12 @@ class Gauge:
                 self.rows.setdefault(name, {}).update(grad_norm=norm, grad_rms=norm / count**0.5)
 
     def _after(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
-        for name, parameters in self._mine(optimizer).items():
+        for name, parameters in self.layers.items():
             old = self.before.pop(name)
             weight, moved = _norm(old), _norm([p.detach() - o for p, o in zip(parameters, old, strict=True)])
             ratio = moved / weight if weight else None
             self.rows.setdefault(name, {}).update(weight_norm=weight, update_ratio=ratio)
-        if not self.before:
-            self._disarm()
+        self._disarm()
 
 
 def _norm(tensors: list[Tensor]) -> float:

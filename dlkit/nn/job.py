@@ -24,7 +24,7 @@ from dlkit.nn import precision
 from dlkit.nn.columns import fit_edges
 from dlkit.nn.default import default_network
 from dlkit.nn.initial import initialise
-from dlkit.nn.loader import Batches, Normalise, Sequences
+from dlkit.nn.loader import Batches, Normalise, Sequences, at_once
 from dlkit.nn.objective import Objective, make_objective
 from dlkit.nn.own import Own, kind_of, open_own
 from dlkit.nn.padding import heed
@@ -57,7 +57,12 @@ class Job:
     def with_batch(self, size: int) -> "Job":
         """The same with steps of so many rows."""
         options = replace(self.options, batch_size=size, find_batch=False)
-        return replace(self, options=options, train=self.train.resized(size), valid=self.valid.resized(4 * size))
+        return replace(
+            self,
+            options=options,
+            train=self.train.resized(size),
+            valid=self.valid.resized(at_once(size, self.recipe.accumulate)),
+        )
 
     def model(self, seed: int) -> nn.Module:
         """A fresh network with weights drawn from `seed`, on the device."""
@@ -134,11 +139,10 @@ def prepare_rows(options: JobOptions, recipe: Recipe, ranks: Ranks = ALONE, shar
         classes, kind = len(schema.classes), Sequences if schema.tokens else Batches
         return kind(x, y, batch, device, normaliser(schema, device), options.seed, ranks, augment, classes)
 
-    # Evaluation keeps no gradients: four batches' worth of rows fit where one did.
     train = side(split.train, min(size, len(split.train)), _augment(recipe, schema))
-    valid = side(split.valid, 4 * size)
+    valid = side(split.valid, size)
     if isinstance(graph, Graph):
-        _check_norms(graph, schema.input_shape, train.batch_size)
+        _check_norms(graph, schema.input_shape, train.batch_size, recipe.accumulate)
     unit = float(schema.target_std or 1.0)
     objective = make_objective(schema.task, schema.classes, unit, recipe, train.y, device)
     cut_steps(recipe, train)
@@ -208,13 +212,14 @@ def _needs(outputs: int, dataset: Dataset) -> str:
     return f"{outputs} {what}" if dataset.classes else "one target to predict"
 
 
-def _check_norms(graph: Graph, shape: Shape, batch_size: int) -> None:
+def _check_norms(graph: Graph, shape: Shape, batch_size: int, accumulate: int) -> None:
     """Batch norm needs more than one value per channel: of a single row only a map has that."""
-    for step in walk(graph, shape) if batch_size == 1 else ():
+    for step in walk(graph, shape) if batch_size < 2 * accumulate else ():
         if step.op == "bn" and prod(step.output[1:]) == 1:
+            small = f"--accumulate {accumulate} of {batch_size} rows" if accumulate > 1 else "--batch-size 1"
             raise DlkitError(
-                f"{step.name} normalises over the batch, and --batch-size 1 leaves it one value per channel",
-                "use --batch-size 2 or more, or another norm such as ln",
+                f"{step.name} normalises over the batch, and {small} leaves it one value per channel",
+                f"use --batch-size {2 * accumulate} or more, or another norm such as ln",
             )
 
 

@@ -99,6 +99,11 @@ class Batches:
         other.rows = min(rows, self.rows)
         return other
 
+    @property
+    def micro_size(self) -> int:
+        """Rows of a micro-batch of a whole step, over all processes."""
+        return -(-self.batch_size // self.micro_batches)
+
     def shuffled(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """The batches of one training epoch, from the `start`-th on."""
         return self._batches(self.order(epoch), range(start, len(self)), epoch=epoch)
@@ -114,13 +119,16 @@ class Batches:
         return self._batches(self.places(), self._all())
 
     def everything(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """The rows once, in order; a last batch of one row is left out as in training. Of several processes each gets
-        its part."""
-        return ((batch.x, batch.y) for batch in self._batches(self.places(), range(len(self))))
+        """The rows once, unaugmented, in an order of no epoch: of neighbours, sorted maybe, a batch norm
+        would see too little variance. In batches of the size it saw in training, a last one of one row left out. Of
+        several processes each gets its part."""
+        parts = self.resized(self.micro_size)
+        return ((batch.x, batch.y) for batch in parts._batches(self.order(0), range(len(parts))))
 
     def mixed(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Every row once, unaugmented, in an order of no epoch, in each of several processes: its head is a sample."""
-        return ((batch.x, batch.y) for batch in self._batches(self.order(0), self._all(), ALONE))
+        parts = self.resized(at_once(self.batch_size, self.micro_batches))
+        return ((batch.x, batch.y) for batch in parts._batches(parts.order(0), parts._all(), ALONE))
 
     def places(self) -> Tensor:
         """The rows in the order in which they are evaluated, N int64."""
@@ -147,10 +155,17 @@ class Batches:
         return (self._ready(batch, epoch) for batch in at_hand)
 
     def _gather(self, rows: Tensor, ranks: Ranks, epoch: int | None) -> Batch:
-        shares, part = ranks.share(rows, self.micro_batches)
+        shares, part = ranks.share(rows, self._parts(len(rows)))
         own = shares[0] if len(shares) == 1 else torch.cat(shares)
         whole = None if len(own) == len(rows) else self.take(rows, epoch)[1]
         return Batch(*self.take(own, epoch), whole, part, own, tuple(map(len, shares)))
+
+    def _parts(self, rows: int) -> int:
+        """Into how many micro-batches a step of so many rows is cut: a last, smaller one into as many as keep the size
+        of the others, and so that no row is alone where none is there: batch norm has no variance in one."""
+        if rows == self.batch_size:
+            return self.micro_batches
+        return min(-(-rows // self.micro_size), max(rows // min(self.micro_size, 2), 1))
 
     def _ahead(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         """Host to device: the next batch is gathered into pinned memory and copied while the last one computes."""
@@ -188,6 +203,12 @@ class Sequences(Batches):
     def take(self, rows: Tensor, epoch: int | None = None) -> tuple[Tensor, Tensor]:
         x, y = super().take(rows, epoch)
         return x[:, : int((x >= 0).sum(1).max())].long(), y
+
+
+def at_once(batch_size: int, accumulate: int = 1) -> int:
+    """Rows of a batch that is evaluated: no gradients are kept, so that four micro-batches' worth of rows fit where one
+    did."""
+    return 4 * -(-batch_size // accumulate)
 
 
 def _fits(x: Tensor, device: torch.device) -> bool:

@@ -15,6 +15,7 @@ from dlkit.nn.watch import Stopped, Watch
 
 IGNORED = -100
 """A target that counts for nothing, as torch has it."""
+_TINY = 1e-12
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +73,9 @@ class Objective:
             return (target != IGNORED).sum().clamp(min=1)  # a step in which nothing is hidden teaches nothing
         if self.task == WRITING:
             return target.numel()
-        return len(target) if self.weights is None or self.task == MULTI_LABEL else self.weights[target].sum()
+        if self.weights is None or self.task == MULTI_LABEL:
+            return len(target)
+        return self.weights[target].sum().clamp(min=_TINY)  # a step of rows that count nothing teaches nothing
 
     def total(self, output: Tensor, target: Tensor) -> Tensor:
         """Sum over the batch; over micro-batches these add up to that of the whole one."""
@@ -91,7 +94,7 @@ class Objective:
             return binary(output, truth, self._of_rows(target))
         if self.name == "focal":
             entropy = F.cross_entropy(output, target, reduction="none")
-            rows = (1 - torch.exp(-entropy)) ** self.gamma * entropy
+            rows = self._focus(entropy) * entropy
             weights = self._of_rows(target)
             return (rows if weights is None else weights * rows).sum()
         return F.cross_entropy(output, target, weight=self.weights, reduction="sum", label_smoothing=self.smoothing)
@@ -101,10 +104,14 @@ class Objective:
         if self.smoothing:
             target = target * (1 - self.smoothing) + self.smoothing / 2
         loss = F.binary_cross_entropy_with_logits(output, target, reduction="none")
-        factor = (1 - torch.exp(-loss)) ** self.gamma if self.name == "focal" else None
+        factor = self._focus(loss) if self.name == "focal" else None
         if self.weights is not None:
             loss = F.binary_cross_entropy_with_logits(output, target, reduction="none", pos_weight=self.weights)
         return (loss if factor is None else factor * loss).mean(1).sum()
+
+    def _focus(self, surprise: Tensor) -> Tensor:
+        """(1 − p)^γ of what cost −ln p. Held off 0, where a root has no slope: of a sure answer it would make NaN."""
+        return (-torch.expm1(-surprise)).clamp(min=_TINY) ** self.gamma
 
     def _of_rows(self, target: Tensor) -> Tensor | None:
         return None if self.weights is None else self.weights[target]
@@ -174,7 +181,10 @@ def class_weights(text: str, classes: tuple[str, ...], targets: Tensor) -> Tenso
         counts = torch.bincount(targets, minlength=len(classes)).float()
         # A class without a training row has no weight that would mean anything; it is never met either.
         return torch.where(counts > 0, len(targets) / (len(classes) * counts.clamp(min=1)), 1.0)
-    return _named_weights(text, classes, "class")
+    weights = _named_weights(text, classes, "class")
+    if not weights.any():
+        raise DlkitError(f"--class-weights {text}: no class counts for anything", "a weight above 0 for one at least")
+    return weights
 
 
 def label_weights(text: str, labels: tuple[str, ...], targets: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ import torch
 from torch import nn
 
 from dlkit.core.recipe import Recipe
+from dlkit.nn.norms import NORMS
 
 _FUSED = ("cpu", "cuda", "mps")
 
@@ -14,30 +15,33 @@ def make_optimizers(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optimi
     Biases, norms and other vectors are not decayed. Muon's rate is scaled as AdamW's (match_rms_adamw), so that one
     rate serves both; embeddings, the output layer and all that is no matrix get AdamW (Jordan 2024).
     """
-    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    trained = [p for p in model.parameters() if p.requires_grad]
+    shrunk, fused = {id(p) for p in penalised(model)}, _fused(trained)
+
+    def groups(parameters: list[nn.Parameter]) -> list[dict[str, object]]:
+        halves = [[p for p in parameters if (id(p) in shrunk) == decayed] for decayed in (True, False)]
+        decays = zip(halves, (recipe.decays, 0.0), strict=True)
+        return [{"params": half, "weight_decay": decay} for half, decay in decays if half]
+
     if recipe.optimizer != "muon":
-        return [_make(recipe.optimizer, _groups(named, recipe.decays), recipe, _fused(named))]
+        return [_make(recipe.optimizer, groups(trained), recipe, fused)]
     inside = _hidden_matrices(model)
-    matrices = [p for _, p in named if id(p) in inside]
-    rest = [(name, p) for name, p in named if id(p) not in inside]
-    adamw = _make("adamw", _groups(rest, recipe.decays), recipe, _fused(named))
-    return [*([_muon(matrices, recipe)] if matrices else []), *([adamw] if rest else [])]
+    matrices = [p for p in trained if id(p) in inside]
+    rest = [p for p in trained if id(p) not in inside]
+    adamw = [_make("adamw", groups(rest), recipe, fused)] if rest else []
+    return [*([_muon(matrices, recipe)] if matrices else []), *adamw]
 
 
-def _groups(named: list[tuple[str, nn.Parameter]], decay: float) -> list[dict[str, object]]:
-    def decayed(name: str, p: nn.Parameter) -> bool:
-        return p.dim() > 1 and not name.endswith("bias")
-
-    groups = [
-        {"params": [p for n, p in named if decayed(n, p)], "weight_decay": decay},
-        {"params": [p for n, p in named if not decayed(n, p)], "weight_decay": 0.0},
-    ]
-    return [g for g in groups if g["params"]]
+def penalised(model: nn.Module) -> list[nn.Parameter]:
+    """What weight decay and L1 make smaller: what is trained, but for biases, norms and other vectors."""
+    spared = {id(p) for norm in model.modules() if isinstance(norm, NORMS) for p in norm.parameters(recurse=False)}
+    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad and id(p) not in spared]
+    return [p for name, p in named if p.dim() > 1 and not name.endswith("bias")]
 
 
-def _fused(named: list[tuple[str, nn.Parameter]]) -> bool:
+def _fused(parameters: list[nn.Parameter]) -> bool:
     # Weights in shards (FSDP's DTensor) have no fused kernel for every optimiser.
-    return all(p.device.type in _FUSED and p.is_floating_point() and not hasattr(p, "device_mesh") for _, p in named)
+    return all(p.device.type in _FUSED and p.is_floating_point() and not hasattr(p, "device_mesh") for p in parameters)
 
 
 def _make(name: str, groups: list[dict[str, object]], recipe: Recipe, fused: bool) -> torch.optim.Optimizer:

@@ -19,7 +19,7 @@ from dlkit.data.tokens import Tokens
 from dlkit.nn import device as devices
 from dlkit.nn.build import build, from_text
 from dlkit.nn.job import default_batch_size, normaliser
-from dlkit.nn.loader import Batches, Normalise, Sequences
+from dlkit.nn.loader import Batches, Normalise, Sequences, at_once
 from dlkit.nn.objective import Objective
 from dlkit.nn.own import Kind, again, kind_of
 from dlkit.nn.padding import heed
@@ -131,11 +131,14 @@ def open_network(run: Run, device: str = "auto", views: tuple[View, ...] = (), m
     if views and len(schema.input_shape) != 3:
         raise DlkitError(f"{run.path}: views are of images, and a row of its data is a table's")
     batch = run.config.get("batch_size")
-    # Evaluation keeps no gradients: four batches' worth of rows fit where one did.
-    size = 4 * (batch if isinstance(batch, int) and batch > 0 else default_batch_size(1 << 20))
     recipe = run.config.get("recipe")
-    loss = recipe.get("loss") if isinstance(recipe, dict) else None
-    objective = Objective(schema.task, len(schema.classes) or 1, name=str(loss or ""))
+    recipe = recipe if isinstance(recipe, dict) else {}
+    parts = recipe.get("accumulate")
+    size = at_once(
+        batch if isinstance(batch, int) and batch > 0 else default_batch_size(1 << 20),
+        parts if isinstance(parts, int) and parts > 0 else 1,
+    )
+    objective = Objective(schema.task, len(schema.classes) or 1, name=str(recipe.get("loss") or ""))
     return Network(schema, model, objective, where, size, views or Network.views)
 
 

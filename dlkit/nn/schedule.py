@@ -9,12 +9,14 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
+from dlkit.core.errors import DlkitError
 from dlkit.core.recipe import Recipe
 
 Schedule = Callable[[int, int], float]
 """(step, total steps) -> factor of the learning rate, for step 0 … total − 1."""
 
 WARM = 0.3  # share of one-cycle's steps that rise
+_WARM = {"one-cycle": WARM, "linear": 0.1, "wsd": 0.05}
 CYCLES = 3
 DECAY = 0.2
 MOMENTUM = (0.95, 0.85)  # one-cycle: at its ends, and at the peak
@@ -133,8 +135,9 @@ class Plan:
         self.recipe, self.total = recipe, total
         self.schedule = _schedule(recipe, total)
         self.plateau = Plateau((recipe.min_lr or 0.0) / recipe.lr)
-        # Averaging wants weights that still move: from its start on the rate stays where it is.
-        self.last = total - (averaged_epochs(recipe.epochs, recipe.swa) * per_epoch if recipe.swa else 0)
+        # Averaging wants weights that still move: from its start on the rate stays where it is, its rise behind it.
+        averaged = averaged_epochs(recipe.epochs, recipe.swa) * per_epoch if recipe.swa else 0
+        self.last = max(total - averaged, _rise(recipe, total))
 
     def __call__(self, step: int) -> Rates:
         step = min(step, self.last, self.total - 1)
@@ -160,8 +163,21 @@ def averaged_epochs(epochs: int, share: float) -> int:
     return max(round(share * epochs), 1)
 
 
+def check_rise(recipe: Recipe, total: int) -> None:
+    """Refuse a rise that is not over before the run is."""
+    if _rise(recipe, total) >= total > 1:
+        raise DlkitError(f"--warmup {recipe.warmup:g}: the run has {total} steps", "a share of them, such as 0.1")
+
+
 def _warm(recipe: Recipe) -> float:
-    return WARM if recipe.warmup is None else recipe.warmup
+    """The rise at the start, as the user says it. One-cycle, linear and wsd have one in their name."""
+    return _WARM.get(recipe.schedule, 0.0) if recipe.warmup is None else recipe.warmup
+
+
+def _rise(recipe: Recipe, total: int) -> int:
+    """Steps before the rate is at its peak."""
+    warm = _warm(recipe)
+    return round(warm * total) if warm < 1 else round(warm)
 
 
 def _schedule(recipe: Recipe, total: int) -> Schedule:
@@ -172,7 +188,5 @@ def _schedule(recipe: Recipe, total: int) -> Schedule:
         said["floor"] = recipe.min_lr / recipe.lr
     said |= {name: getattr(recipe, name) for name in ("cycles", "decay") if getattr(recipe, name) is not None}
     schedule = partial(SCHEDULES[recipe.schedule], **said) if said else SCHEDULES[recipe.schedule]
-    # Linear and warm-up-stable-decay have their rise in their name; the others get one where it is asked for.
-    warm = {"linear": 0.1, "wsd": 0.05}.get(recipe.schedule, 0.0) if recipe.warmup is None else recipe.warmup
-    steps = round(warm * total) if warm < 1 else round(warm)
+    steps = _rise(recipe, total)
     return warmed(schedule, steps) if steps else schedule

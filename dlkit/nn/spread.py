@@ -80,16 +80,17 @@ class _Sum(torch.autograd.Function):
 
 
 def synced(model: nn.Module, device: torch.device, ranks: Ranks) -> nn.Module:
-    """`model` with batch norms that see all processes; names, weights and buffers stay."""
-    if device.type == "cuda":
-        return nn.SyncBatchNorm.convert_sync_batchnorm(model, ranks.exchange)
+    """`model` with batch norms that see all processes; names, weights, buffers and hooks stay (torch's own conversion
+    forgets hooks: a norm that was to keep its statistics would not)."""
     for name, child in model.named_children():
         if isinstance(child, _BatchNorm):
-            norm = SyncedBatchNorm(
-                child.num_features, child.eps, child.momentum, child.affine, child.track_running_stats
-            )
+            kind = nn.SyncBatchNorm if device.type == "cuda" else SyncedBatchNorm
+            norm = kind(child.num_features)
             norm.__dict__.update(child.__dict__)
-            norm.ranks = ranks
+            if isinstance(norm, SyncedBatchNorm):
+                norm.ranks = ranks
+            else:
+                norm.process_group = ranks.exchange
             setattr(model, name, norm)
         else:
             synced(child, device, ranks)

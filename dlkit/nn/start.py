@@ -18,6 +18,7 @@ from dlkit.core.recipe import Recipe
 from dlkit.core.run import open_run
 from dlkit.nn import lora as adapters
 from dlkit.nn.build import build
+from dlkit.nn.norms import hold
 from dlkit.nn.own import ROWS, Kind, Own, example
 
 Network = Graph | Own
@@ -52,15 +53,22 @@ class Start:
         for name, parameter in model.named_parameters():
             if (self.low and name in fitting) or any(_matches(name, pattern) for pattern in self.frozen):
                 parameter.requires_grad_(False)
-        for module in model.modules() if self.frozen or self.low else ():
-            own_parameters = list(module.parameters(recurse=False))
-            if isinstance(module, nn.modules.batchnorm._NormBase) and not any(p.requires_grad for p in own_parameters):
-                module.register_forward_pre_hook(_still)
+        for path, module in model.named_modules() if self.frozen or self.low else ():
+            if isinstance(module, nn.modules.batchnorm._NormBase) and self._stays(path, module, fitting):
+                hold(module)
         if self.adapted:  # which reads the weights of torch's own transformer layers past their forward
             torch.backends.mha.set_fastpath_enabled(False)
         for path in self.adapted:
             assert self.low
             adapters.adapt(model.get_submodule(path), self.low.rank, self.low.scale)
+
+    def _stays(self, path: str, norm: nn.Module, fitting: dict[str, Tensor]) -> bool:
+        """Whether a norm is not to be trained: by its weights, or where it has none by its name or whence it comes."""
+        weights = list(norm.parameters(recurse=False))
+        if weights:
+            return not any(p.requires_grad for p in weights)
+        statistics = f"{path}.running_mean" in fitting
+        return (self.low is not None and statistics) or any(_matches(path, pattern) for pattern in self.frozen)
 
     def check(self, model: nn.Module, run: str | None) -> None:
         """Say what was not taken from `run`; DlkitError where nothing fits, or nothing is left to train."""
@@ -174,11 +182,6 @@ def _matches(name: str, pattern: str) -> bool:
 
 def _fits(value: Tensor | None, own: Tensor | None) -> bool:
     return value is not None and own is not None and value.shape == own.shape
-
-
-def _still(module: nn.Module, _: object) -> None:
-    """A frozen norm uses the statistics that it came with: whatever the network's mode, its own is evaluation."""
-    torch.nn.Module.train(module, False)
 
 
 def _listed(names: Sequence[str], most: int = 6) -> str:

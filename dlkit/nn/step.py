@@ -13,7 +13,7 @@ from dlkit.nn.average import make_average
 from dlkit.nn.device import seed_step
 from dlkit.nn.loader import Batch, Batches
 from dlkit.nn.objective import Objective
-from dlkit.nn.optimizer import make_optimizers, set_rates
+from dlkit.nn.optimizer import make_optimizers, penalised, set_rates
 from dlkit.nn.precision import autocast, scaler
 from dlkit.nn.ranks import ALONE, Ranks, lost
 from dlkit.nn.schedule import Rates
@@ -57,13 +57,14 @@ class Stepper:
             self.forward = distributed(model, self.bare, self.place, ranks)
         self.norms = norms_of(model)
         self.has_batch_norm = any(isinstance(module, _BatchNorm) for module in model.modules())
+        self.fewest = 2 if any(isinstance(module, nn.BatchNorm1d) for module in model.modules()) else 1
         self.trials = 0 if shard else TRIALS
         self.buffers = _kept_buffers(model)
         self.before = [[buffer.clone() for buffer in alike] for alike in self.buffers]
         self.optimizers = make_optimizers(model, recipe)
         self.fused = not shard and all(group.get("fused") for o in self.optimizers for group in o.param_groups)
         self.parameters = [p for o in self.optimizers for group in o.param_groups for p in group["params"]]
-        self.penalised = [p for p in self.parameters if p.dim() > 1]
+        self.penalised = penalised(model)
         device = self.parameters[0].device.type
         self.autocast, self.scaler = autocast(recipe.precision, device), scaler(recipe.precision, device)
         self.accumulate = recipe.accumulate
@@ -150,26 +151,26 @@ class Stepper:
             rejoin(self.norms, self.ranks)
             self.forward = distributed(self.model, self.bare, self.place, self.ranks)
             self.trials = TRIALS
-        self._halve(self._least(batch), batch.x.device)
+        self._halve(len(batch.y), self._most(batch), batch.x.device)
 
     def _cuts(self, batch: Batch) -> tuple[int, ...]:
         """How many rows go through at a time: as they were dealt, or in smaller parts where memory ran out."""
         if batch.cuts and self.accumulate == self.recipe.accumulate:
             return batch.cuts
-        count = min(self.accumulate, self._least(batch))
+        count = min(self.accumulate, self._most(batch))
         each, more = divmod(len(batch.y), count)
         return tuple(each + (i < more) for i in range(count))
 
-    def _least(self, batch: Batch) -> int:
-        """The fewest rows that a process has of a batch: in so many parts each of them can take its own."""
+    def _most(self, batch: Batch) -> int:
+        """Into how many parts a batch can be cut: each process has a row of each, and a batch norm of vectors two."""
         rows = len(batch.targets)
-        return rows // self.ranks.world if rows >= self.ranks.world else rows
+        return max(rows // max(self.ranks.world, self.fewest), 1) if rows >= self.ranks.world else rows
 
-    def _halve(self, rows: int, device: torch.device) -> None:
-        """Micro-batches of half the size; a single row is the end of it."""
-        if self.accumulate >= rows:
+    def _halve(self, rows: int, most: int, device: torch.device) -> None:
+        """Micro-batches of half the size, down to as many as there can be."""
+        if self.accumulate >= most:
             raise MemoryError
-        self.accumulate = min(2 * self.accumulate, rows)
+        self.accumulate = min(2 * self.accumulate, most)
         if device.type == "cuda":
             torch.cuda.empty_cache()
         console.note(

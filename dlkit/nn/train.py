@@ -34,7 +34,7 @@ from dlkit.nn.own import SOURCE
 from dlkit.nn.precision import set_matmul
 from dlkit.nn.resume import check
 from dlkit.nn.scalars import Scalars
-from dlkit.nn.schedule import Plan
+from dlkit.nn.schedule import Plan, check_rise
 from dlkit.nn.state import State
 from dlkit.nn.step import Stepper
 from dlkit.nn.verdict import Verdict, judge, train_score
@@ -166,6 +166,7 @@ def _left(state: State, recipe: dict[str, Any], path: Path) -> str:
 def begin(job: Job) -> State:
     """The state before the first step: fresh weights, and an optimiser that has seen nothing."""
     recipe = job.recipe
+    check_rise(recipe, recipe.epochs * len(job.train))
     set_matmul(recipe.precision)
     stepper = Stepper(job.model(job.options.seed), job.objective, recipe, job.ranks, job.shard)
     return State(stepper.model, stepper, Plan(recipe, recipe.epochs * len(job.train), len(job.train)))

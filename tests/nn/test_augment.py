@@ -82,6 +82,19 @@ def test_a_stretched_box_of_a_ramp_is_a_flatter_ramp():
     assert x.min() >= 0 and x.max() <= 31
 
 
+@pytest.mark.parametrize("smallest", [0.25, 0.8, 1.0])
+def test_a_stretched_box_has_the_area_that_was_said(smallest):
+    """Its width is read off a ramp to the right, its height off one down; neither leaves the image."""
+    ramp = torch.arange(32.0).expand(32, 32)
+    both = torch.stack([ramp, ramp.t()]).expand(4 * ROWS, 2, 32, 32).contiguous()
+    x, _ = apply(f"resize:{smallest}", both, torch.zeros(4 * ROWS))
+    wide, high = x[:, 0, 8:-8, 8:-8].diff(dim=2).mean((1, 2)), x[:, 1, 8:-8, 8:-8].diff(dim=1).mean((1, 2))
+    area, ratio = wide * high, wide / high
+    assert smallest - 1e-3 < area.min() < smallest + 0.1 and area.max() <= 1 + 1e-3
+    assert area.mean() == pytest.approx((1 + smallest) / 2, abs=0.02)
+    assert ratio.min() > 3 / 4 - 1e-3 and ratio.max() < 4 / 3 + 1e-3
+
+
 def test_colours_are_those_of_the_formula(images):
     draws, again = Draws(torch.arange(ROWS), 1, 0), Draws(torch.arange(ROWS), 1, 0)
     found = augment._color(images, draws, 0.4).numpy()

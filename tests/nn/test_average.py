@@ -3,12 +3,14 @@
 import copy
 
 import numpy as np
+import pytest
 import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, update_bn
 
 from dlkit.nn.average import Ema, Swa
 from dlkit.nn.loader import Batches
+from dlkit.nn.norms import hold
 
 
 def network():
@@ -65,3 +67,27 @@ def test_stochastic_weight_averaging_is_torchs():
     update_bn(train.everything(), theirs)
     for a, b in zip(swa.model.state_dict().values(), theirs.module.state_dict().values(), strict=True):
         torch.testing.assert_close(a, b)
+
+
+def test_statistics_are_those_of_the_data_though_the_rows_are_sorted():
+    """Iris or a folder of classes comes class by class: within a batch of neighbours there is little variance."""
+    x = np.sort(np.random.default_rng(0).normal(size=(640, 4)).astype(np.float32), axis=0)
+    model = nn.Sequential(nn.BatchNorm1d(4), nn.Dropout(0.5), nn.Linear(4, 4), nn.BatchNorm1d(4, momentum=0.3))
+    swa = Swa(model, epochs=1, share=1.0)
+    swa.after_epoch(model, 1, Batches(x, np.zeros(640, np.int64), 32, torch.device("cpu")))
+    first, last = swa.model[0], swa.model[3]
+    torch.testing.assert_close(first.running_var, torch.tensor(x.var(0, ddof=1)), rtol=0.05, atol=0)
+    whole = model[2](swa.model[:1](torch.tensor(x)))  # without dropout, as validation sees it
+    torch.testing.assert_close(last.running_var, whole.var(0), rtol=0.1, atol=0)
+    assert (first.momentum, last.momentum) == (0.1, 0.3)
+
+
+def test_norms_that_are_held_keep_their_statistics():
+    x = np.random.default_rng(0).normal(size=(64, 4)).astype(np.float32)
+    model = nn.Sequential(nn.BatchNorm1d(4), nn.BatchNorm1d(4), nn.Linear(4, 2))
+    model[0].running_mean.fill_(5.0)
+    hold(model[0])
+    swa = Swa(model, epochs=1, share=1.0)
+    swa.after_epoch(model, 1, Batches(x, np.zeros(64, np.int64), 16, torch.device("cpu")))
+    assert swa.model[0].running_mean.tolist() == [5.0] * 4
+    assert swa.model[1].running_mean.numpy() == pytest.approx(x.mean(0) - 5, abs=1e-3)

@@ -6,7 +6,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dlkit.core.job import JobOptions
+from dlkit.core.recipe import Recipe
 from dlkit.nn.loader import Batches, Normalise
+from dlkit.nn.prepare import prepare
 
 CPU = torch.device("cpu")
 
@@ -53,3 +56,26 @@ def test_pixels_are_normalised_by_channel():
     assert x.dtype == torch.float32 and x.is_contiguous(memory_format=torch.channels_last)
     assert x.mean((0, 2, 3)).numpy() == pytest.approx(0, abs=1e-5)
     assert x.std((0, 2, 3), correction=0).numpy() == pytest.approx(1, abs=1e-5)
+
+
+@given(st.integers(2, 200), st.integers(2, 64), st.integers(1, 64))
+def test_micro_batches_of_the_last_step_are_no_larger_and_no_row_is_alone(rows, size, parts):
+    """Batch norm has no variance in one row. A single row more where the last step has an odd one."""
+    parts = min(parts, size // 2)
+    data = batches(rows, size)
+    data.micro_batches = parts
+    for batch in data.shuffled(1):
+        assert sum(batch.cuts) == len(batch.y)
+        if len(batch.y) == size:
+            assert len(batch.cuts) == parts
+        assert len(batch.y) == 1 or min(batch.cuts) > 1
+        assert max(batch.cuts) <= max(data.micro_size, 3)
+
+
+def test_evaluation_takes_four_micro_batches_at_once():
+    job = prepare(JobOptions("digits", ("flatten", "linear:10"), batch_size=64), Recipe(accumulate=8))
+    assert (job.train.micro_size, job.valid.batch_size) == (8, 32)
+    assert job.with_batch(128).valid.batch_size == 64
+    assert {len(y) for _, y in job.train.mixed()} == {32, job.train.rows % 32}
+    assert {len(y) for _, y in job.train.everything()} == {8, job.train.rows % 8}
+    assert prepare(JobOptions("digits", ("flatten", "linear:10"), batch_size=64), Recipe()).valid.batch_size == 256

@@ -9,6 +9,7 @@ from sklearn.utils.class_weight import compute_class_weight
 from torch.nn import functional as F
 
 from dlkit.core.errors import DlkitError
+from dlkit.core.reading import MULTI_LABEL
 from dlkit.core.recipe import Recipe
 from dlkit.nn.objective import Objective, binary, class_weights, make_objective
 
@@ -117,3 +118,22 @@ def test_nan_is_never_better():
     assert CLASSES.better(0.1, float("nan"))  # the first epoch of a run may have had no other
     assert CLASSES.better(0.6, 0.5) and not CLASSES.better(0.5, 0.5)
     assert Objective("regression", 1).better(0.4, 0.5)
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0, 2.0])
+@pytest.mark.parametrize("task", ["classification", MULTI_LABEL])
+def test_a_sure_answer_has_no_focal_gradient(task, gamma):
+    """Its 1 - p is 0 in 32 bits, where a root has an infinite slope: 0 times that is no number."""
+    output = torch.tensor([[200.0, -200.0, -200.0], [0.5, -0.2, 0.1]], requires_grad=True)
+    target = torch.tensor([0, 1]) if task == "classification" else torch.tensor([[1.0, 0, 0], [0.0, 1, 0]])
+    Objective(task, 3, name="focal", gamma=gamma).loss(output, target).backward()
+    assert output.grad[0].tolist() == [0, 0, 0] and output.grad[1].isfinite().all() and output.grad[1].any()
+
+
+def test_a_step_of_rows_that_count_nothing_teaches_nothing():
+    output = OUTPUT.clone().requires_grad_()
+    loss = Objective("classification", 3, weights=torch.tensor([0.0, 1.0, 1.0])).loss(output, torch.zeros_like(TARGET))
+    loss.backward()
+    assert loss.item() == 0 and not output.grad.any()
+    with pytest.raises(DlkitError, match="counts"):
+        class_weights("a=0,b=0", ("a", "b"), torch.zeros(3, dtype=torch.long))

@@ -13,11 +13,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from support import command_line, environment
+from torch import nn
 
 from dlkit.core import peers
 from dlkit.core.keeping import Every
 from dlkit.nn.loader import Batches
+from dlkit.nn.norms import held, hold
 from dlkit.nn.ranks import Ranks
+from dlkit.nn.spread import SyncedBatchNorm, norms_of, synced
 from dlkit.nn.watch import MOST_LOOKS, Watch
 
 CPU = torch.device("cpu")
@@ -54,6 +57,25 @@ def test_the_order_of_rows_is_that_of_one_process(rows, size, world, epoch):
         assert all(torch.equal(share.targets, whole.y) for share in shares)
         if len(whole.y) >= world:
             assert torch.equal(torch.cat([share.y for share in shares]), whole.y)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_batch_norms_of_several_processes_are_what_they_were(device):
+    """Names, weights, settings, and that a frozen one keeps its statistics: torch's own conversion forgets that."""
+    first, second = nn.BatchNorm2d(3, eps=0.1, momentum=None), nn.BatchNorm1d(4, affine=False)
+    hold(first)
+    model = nn.Sequential(first, nn.Sequential(nn.Flatten(), second))
+    before = model.state_dict()
+    made = synced(model, torch.device(device), Ranks(0, 2))
+    kind = nn.SyncBatchNorm if device == "cuda" else SyncedBatchNorm
+    assert type(made[0]) is type(made[1][1]) is kind and norms_of(made) == [made[0], made[1][1]]
+    assert held(made[0]) and not held(made[1][1])
+    assert (made[0].eps, made[0].momentum, made[1][1].affine) == (0.1, None, False)
+    assert all(
+        value is made.state_dict()[name] or torch.equal(value, made.state_dict()[name])
+        for name, value in before.items()
+    )
+    assert made[0].weight is first.weight
 
 
 class Told(Ranks):

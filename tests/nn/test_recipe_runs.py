@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -60,6 +61,7 @@ def test_the_average_is_kept_and_the_live_weights_beside_it(inside, tmp_path):
         ("iris --momentum 1", "--momentum"),
         ("iris --accumulate 33 --batch-size 32", "--accumulate"),
         ("iris linear:3 --checkpoint-activations", "--checkpoint-activations"),
+        ("iris linear:8 bn linear:3 --accumulate 20 --batch-size 32", "--batch-size 40"),
     ],
 )
 @pytest.mark.parametrize("command", ["train", "lrfind"])
@@ -67,4 +69,20 @@ def test_what_has_no_effect_is_refused(inside, tmp_path, command, words, named):
     ran = inside(command, *words.split())
     assert (ran.code, ran.out) == (2, ""), ran
     assert named in ran.err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("rows", [17, 18, 19, 20, 23])
+def test_batch_norm_goes_with_micro_batches_of_two_rows(inside, tmp_path, rows):
+    """Whatever is left for the last step of an epoch."""
+    rng = np.random.default_rng(0)
+    np.savez(tmp_path / "d.npz", X=rng.normal(size=(rows + 5, 4)).astype(np.float32), y=np.arange(rows + 5) % 3)
+    words = "linear:8 bn linear:3 --accumulate 4 --batch-size 8 --epochs 1 --valid"
+    assert summary(inside, "d.npz", *words.split(), str(5 / (rows + 5)))["train_rows"] == rows
+
+
+def test_a_rise_that_outlasts_the_run(inside, tmp_path):
+    for more in ([], ["--dry-run"]):
+        ran = inside("train", "iris", "--warmup", "1000", "--schedule", "cosine", *more)
+        assert (ran.code, ran.out) == (2, "") and "--warmup 1000" in ran.err
     assert not list(tmp_path.iterdir())

@@ -7,7 +7,18 @@ from torch.optim import lr_scheduler
 from dlkit.core.errors import DlkitError
 from dlkit.core.recipe import SCHEDULES as NAMES
 from dlkit.core.recipe import Recipe
-from dlkit.nn.schedule import SCHEDULES, Plan, Plateau, cosine, cosine_restarts, linear, one_cycle, warmed, wsd
+from dlkit.nn.schedule import (
+    SCHEDULES,
+    Plan,
+    Plateau,
+    check_rise,
+    cosine,
+    cosine_restarts,
+    linear,
+    one_cycle,
+    warmed,
+    wsd,
+)
 
 
 def torchs(make, total: int, key: str = "lr") -> list[float]:
@@ -101,6 +112,19 @@ def test_averaging_starts_where_the_rate_stays():
     assert len({plan(i).lr for i in range(60, 80)}) == 1 and plan(60).lr == plan(59 + 1).lr < plan(50).lr
 
 
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_averaging_all_epochs_is_at_the_peak_and_not_at_the_start_of_the_rise(name):
+    plan = Plan(Recipe(lr=1.0, epochs=1, swa=0.25, schedule=name), 100, 100)
+    assert plan(99).lr > 0.99 and plan(99).lr == plan(40).lr
+
+
+def test_a_rise_that_outlasts_the_run_is_refused():
+    with pytest.raises(DlkitError, match="--warmup 100: the run has 100 steps"):
+        check_rise(Recipe(schedule="cosine", warmup=100), 100)
+    check_rise(Recipe(schedule="cosine", warmup=99), 100)
+    check_rise(Recipe(), 1)
+
+
 def test_the_names_are_those_of_the_recipe():
     assert set(SCHEDULES) == set(NAMES)
 
@@ -121,6 +145,7 @@ def test_the_names_are_those_of_the_recipe():
         ({"class_weights": "balanced", "loss": "huber"}, "--class-weights has no effect"),
         ({"ema": 0.9, "swa": 0.5}, "--ema and --swa"),
         ({"warmup": 100.0}, "--warmup of one-cycle is a share"),
+        ({"compile": True, "checkpoint_activations": True}, "--checkpoint-activations does not go with --compile"),
     ],
 )
 def test_options_without_effect_are_refused_by_name(said, words):

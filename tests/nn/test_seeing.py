@@ -13,9 +13,11 @@ from dlkit.nn import estimate
 from dlkit.nn.blame import with_rows
 from dlkit.nn.fit import Diverged
 from dlkit.nn.gauge import Gauge, findings
+from dlkit.nn.norms import held
 from dlkit.nn.objective import Objective
 from dlkit.nn.prepare import prepare
 from dlkit.nn.schedule import Rates
+from dlkit.nn.start import Start
 from dlkit.nn.step import Stepper
 from dlkit.nn.train import begin
 from dlkit.nn.verdict import judge, train_score
@@ -84,6 +86,22 @@ def test_dead_units_and_a_rate_that_is_too_high():
         model[0].bias.copy_(torch.tensor([-100.0] * 6 + [100.0] * 2))
     said = " ".join(findings(list(measured(model, lr=10.0).values())))
     assert "75% of 1's units are 0" in said and "by more than a tenth" in said
+
+
+def test_a_layer_that_two_optimisers_train_is_watched_whole():
+    """Muon has the weight, AdamW the bias, and all of the last layer."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+    step = Stepper(model, CLASSES, Recipe(optimizer="muon"))
+    gauge = Gauge(model, step.optimizers)
+    before = [p.detach().clone() for p in model.parameters()]
+    step(batch(), Rates(0.01))
+    rows = {row["layer"]: row for row in gauge.take()}
+    moved = [(p.detach() - old).norm() for p, old in zip(model.parameters(), before, strict=True)]
+    for name, at in (("0", slice(0, 2)), ("2", slice(2, 4))):
+        whole = torch.stack([old.norm() for old in before[at]]).norm()
+        assert rows[name]["weight_norm"] == pytest.approx(whole.item())
+        assert rows[name]["update_ratio"] == pytest.approx((torch.stack(moved[at]).norm() / whole).item(), rel=1e-4)
 
 
 def test_every_epoch_is_watched(inside):
@@ -221,3 +239,11 @@ def test_a_frozen_part_is_out_of_the_optimiser():
     assert {n for n, p in named.items() if id(p) in trained} == {
         f"linear{i}.{part}" for i in (2, 3) for part in ("weight", "bias")
     }
+
+
+@pytest.mark.parametrize(("frozen", "stays"), [("linear1", False), ("bn*", True), ("linear*", False)])
+def test_a_norm_without_weights_stays_where_its_name_is_frozen_alone(frozen, stays):
+    job = prepare(JobOptions("iris", ("linear:6", "bn:affine=0", "linear:6", "bn", "linear:3")), Recipe())
+    model = job.model(0)
+    Start({}, (frozen,)).apply(model)
+    assert held(model.bn1) == stays and held(model.bn2) == stays

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -38,6 +39,7 @@ TINY = ["iris", "linear:4", "relu", "linear:3", "--batch-size", "32"]
 
 SAVES = """
 import sys, torch
+from contextlib import nullcontext
 from pathlib import Path
 from dlkit.core.job import JobOptions
 from dlkit.core.recipe import Recipe
@@ -455,6 +457,7 @@ def test_fifty_signals_at_random_times(tmp_path):
 
 STARTS = """
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from dlkit.core.errors import DlkitError
 from dlkit.core.run import RunDirectory
@@ -606,6 +609,21 @@ def test_batch_norms_record_a_step_that_is_tried_again_once(tmp_path, capfd, ste
     assert "batch norms see a part at a time" in capfd.readouterr().err
     assert ends[0][0] == ends[1][0]
     assert all(torch.equal(value, ends[1][1][name]) for name, value in ends[0][1].items())
+
+
+def test_batch_norm_of_vectors_keeps_two_rows_where_memory_runs_out(tmp_path, capfd):
+    rng = np.random.default_rng(0)
+    path = tmp_path / "d.npz"
+    np.savez(path, X=rng.normal(size=(75, 5)).astype(np.float32), y=np.arange(75) % 3)
+    for most, ends in ((2, False), (1, True)):
+        job = prepare(JobOptions(str(path), ("linear:9", "bn", "linear:3"), batch_size=24), Recipe(epochs=1))
+        state = begin(job)
+        state.stepper.forward = Short(state.model, most)
+        with console.progress(0) as bar, pytest.raises(MemoryError) if ends else nullcontext():
+            from dlkit.nn.fit import fit
+
+            list(fit(state, job.train, job.valid, job.objective, job.recipe, Watch(), bar))
+    assert "now go through in 12 parts of 2" in capfd.readouterr().err
 
 
 def test_not_even_one_row(inside, monkeypatch):
