@@ -8,12 +8,13 @@ Examples:
   dlkit lrfind digits --verify 3
   dlkit lrfind digits --batch-size auto --plot rates.png
 
-The suggestion is the median over seeds of what a rule says: minimum (lowest loss, divided by
-10), valley (half-way down the longest fall), steep (steepest fall), slide (before the final
-climb) or consensus (the median of the first three), times what was measured to be best for
-it, more for the peak of one-cycle than for a rate that stays. --verify trains a few epochs at
-rates around it under the schedule and takes the best, its neighbours having a say. Where the loss shows
-no clear fall there is no suggestion, and the exit code is 1. --plot alone writes a file.
+After each step the same held-out rows are looked at. The suggestion is the median over seeds of
+what a rule says of their loss: minimum (the lowest, its rate divided by 10), valley (half-way
+down the longest fall), steep (steepest fall), slide (before the final climb) or consensus (the
+median of the first three), times what was measured to be best for it, more for the peak of
+one-cycle than for a rate that stays. --verify trains a few epochs at rates around it under the
+schedule and takes the best, its neighbours having a say. Where the loss shows no clear fall
+there is no suggestion, and the exit code is 1. --plot alone writes a file.
 FILE.py:CLASS is a module of your own: it is imported, which runs its code.
 Next: dlkit train with the same words and --lr; dlkit train --lr auto does both.
 """

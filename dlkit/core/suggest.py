@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 PEAKS = {
-    "minimum": ((1.7, 3.6), (2.9, 9.9)),
-    "consensus": ((1.8, 4.4), (3.4, 9.9)),
-    "valley": ((4.0, 9.9), (6.0, 12.0)),
-    "steep": ((1.4, 8.0), (0.9, 1.9)),
-    "slide": ((0.1, 0.17), (0.2, 0.4)),
+    "minimum": ((1.0, 4.0), (4.1, 11.0)),
+    "consensus": ((1.4, 6.0), (5.5, 12.0)),
+    "valley": ((12.0, 39.0), (50.0, 59.0)),
+    "steep": ((1.1, 4.0), (1.2, 2.5)),
+    "slide": ((0.09, 0.45), (0.24, 0.33)),
 }
 """How many times the rate that a rule reads off the curve the best one is: constant; and the peak of one-cycle, which
 is at it for a moment only. First for optimisers that scale their own steps, as Adam does, then for SGD. Measured by
@@ -20,13 +20,40 @@ TRIM = 5
 """Points left out at each end when suggesting: the average is still settling, the loss already climbing."""
 
 
+SMOOTHING = 0.8
+"""Weight of the past in a moving average of losses."""
+
+
 @dataclass(frozen=True)
 class Sweep:
-    """The recorded points of one sweep: rate, loss of the batch, bias-corrected moving average of the loss."""
+    """The recorded points of one sweep: rate, loss of the batch, and of the same held-out rows after each step."""
 
     lrs: list[float]
     losses: list[float]
-    smoothed: list[float]
+    valid_losses: list[float]
+
+    @property
+    def smoothed(self) -> list[float]:
+        """What the rules read: the moving average of the held-out rows' loss."""
+        return averaged(self.valid_losses)
+
+
+class Average:
+    """An exponential moving average, corrected for its start at 0."""
+
+    def __init__(self) -> None:
+        self.sum, self.weight = 0.0, 0.0
+
+    def __call__(self, value: float) -> float:
+        """The average once this value is in it."""
+        self.sum = SMOOTHING * self.sum + (1 - SMOOTHING) * value
+        self.weight = SMOOTHING * self.weight + (1 - SMOOTHING)
+        return self.sum / self.weight
+
+
+def averaged(values: Sequence[float]) -> list[float]:
+    """The moving average up to each value."""
+    return list(map(Average(), values))
 
 
 @dataclass(frozen=True)
@@ -57,12 +84,20 @@ def suggest(found: Sweep) -> Suggestions:
 
 
 def _falls(found: Sweep) -> bool:
-    """Whether the loss falls by clearly more than it scatters: otherwise there is no minimum to speak of."""
-    head = found.smoothed[TRIM : 3 * TRIM]
-    scatter = statistics.pstdev(a - b for a, b in zip(found.losses, found.smoothed, strict=True) if a <= 2 * head[0])
-    drop = statistics.median(head) - min(found.smoothed[TRIM:])
+    """Whether the loss of batches falls by clearly more than it scatters, and that of held-out rows with it: otherwise
+    there is no minimum to speak of."""
+    smoothed = averaged(found.losses)
+    start = smoothed[TRIM]
+    scatter = statistics.pstdev(a - b for a, b in zip(found.losses, smoothed, strict=True) if a <= 2 * start)
     # The average of weight .8 scatters with a third of the losses' own deviation; three and a half of those are clear.
-    return drop > 1.2 * scatter and drop > 0.01 * abs(statistics.median(head))
+    return _drop(smoothed) > 1.2 * scatter and all(
+        _drop(losses) > 0.01 * abs(losses[TRIM]) for losses in (smoothed, found.smoothed)
+    )
+
+
+def _drop(smoothed: Sequence[float]) -> float:
+    """From where the sweep starts to where the loss is lowest."""
+    return statistics.median(smoothed[TRIM : 3 * TRIM]) - min(smoothed[TRIM:])
 
 
 def _slope(lrs: Sequence[float], ys: Sequence[float], i: int) -> float:
@@ -143,4 +178,4 @@ def _mean_curve(sweeps: Sequence[Sweep]) -> Sweep:
     def mean(name: str) -> list[float]:
         return [statistics.fmean(values) for values in zip(*(getattr(s, name)[:length] for s in sweeps), strict=True)]
 
-    return Sweep(sweeps[0].lrs[:length], mean("losses"), mean("smoothed"))
+    return Sweep(sweeps[0].lrs[:length], mean("losses"), mean("valid_losses"))

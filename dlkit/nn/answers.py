@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -206,30 +207,37 @@ def _sweeps(job: Job, search: Search, plot: str | None) -> Result:
         "batch_size": job.train.batch_size,
     }
     if search.verify and found.suggestion is not None:
-        summary |= _verified(job, found.suggestion, search.verify)
+        summary |= _verified(job, found, search.verify)
     if plot is not None and job.ranks.first:
         picture.sweeps(Path(plot), job, search, found, summary)
     return _lrfind_result(job, found, summary)
 
 
-def _verified(job: Job, suggestion: float, epochs: int) -> dict[str, Any]:
-    """The best of the rates around a suggestion, by short runs, as entries of the summary."""
-    with console.progress(5 * epochs * len(job.train), "verifying") as bar:
-        tried = finder.verify(job, suggestion, epochs, bar)
+def _verified(job: Job, found: Found, epochs: int) -> dict[str, Any]:
+    """The best of the rates around a suggestion, by short runs, as entries of the summary. The spread over sweeps is
+    widened to hold it."""
+    each = finder.repeats(job)
+    with console.progress(5 * each * epochs * len(job.train), "verifying") as bar:
+        tried = finder.verify(job, found.suggestion, epochs, bar)
     for lr, value in tried:
-        console.note(f"{epochs} epochs at {lr:g}: validation loss {value:.4g}")
+        console.note(f"{epochs} epochs at {lr:g}: validation loss {value:.4g}" + f", mean of {each}" * (each > 1))
     if min(loss for _, loss in tried) == float("inf"):
         raise DlkitError("every short run diverged", "try a lower --start", ExitCode.NO)
     runs = [{"lr": lr, "valid_loss": value} for lr, value in tried]
-    method = f"the best of {len(tried)} runs of {epochs} epochs, each seen with its neighbours"
-    return {"suggestion": finder.chosen(tried), "method": method, "verified": runs}
+    lr = finder.chosen(tried)
+    method = (
+        f"the best of {len(tried)} rates by {each * len(tried)} runs of {epochs} epochs, each seen with its neighbours"
+    )
+    wider = replace(found, suggestion=lr, low=min(lr, found.low), high=max(lr, found.high))
+    spread = {name: getattr(wider, name) for name in ("suggestion", "low", "high", "decades")}
+    return spread | {"method": method, "verified": runs}
 
 
 def _lrfind_result(job: Job, found: Found, summary: dict[str, Any]) -> Result:
-    curve = found.curve
-    columns = [Column("step", "int"), *(Column(name, "float") for name in ("lr", "loss", "smoothed"))]
-    points = zip(curve.lrs, curve.losses, curve.smoothed, strict=True)
-    rows = [{"step": i, "lr": lr, "loss": a, "smoothed": b} for i, (lr, a, b) in enumerate(points, 1)]
+    curve, names = found.curve, ("lr", "loss", "valid_loss", "smoothed")
+    columns = [Column("step", "int"), *(Column(name, "float") for name in names)]
+    points = zip(count(1), curve.lrs, curve.losses, curve.valid_losses, curve.smoothed)
+    rows = [dict(zip(("step", *names), point, strict=True)) for point in points]
     facts = [Column(name, "float") for name in ("suggestion", "low", "high", "decades")]
     facts += [Column("method")]
     suggestion = summary["suggestion"]
@@ -242,6 +250,6 @@ def _lrfind_result(job: Job, found: Found, summary: dict[str, Any]) -> Result:
     result = Result(columns, rows, summary, "suggestion", facts, notes=notes, ok=suggestion is not None)
     if len(rows) > 1:
         result.drawing = lambda width: draw.curve(
-            curve.lrs, curve.smoothed, width, mark=suggestion, x_title="learning rate", y_title="loss"
+            curve.lrs, curve.smoothed, width, mark=suggestion, x_title="learning rate", y_title="held-out loss"
         )
     return result

@@ -1,14 +1,19 @@
 """The learning-rate range test (Smith 2017): raise the rate a little every step and watch the loss."""
 
 import math
+import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import count
 
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
 from dlkit.core.console import Bar
 from dlkit.core.errors import DlkitError, ExitCode
 from dlkit.core.search import Search
-from dlkit.core.suggest import TRIM, Found, Sweep, combine, rounded
+from dlkit.core.suggest import TRIM, Average, Found, Sweep, combine, rounded
 from dlkit.nn.fit import Diverged, fit
 from dlkit.nn.job import Job
 from dlkit.nn.loader import Batch
@@ -17,13 +22,15 @@ from dlkit.nn.step import Stepper
 from dlkit.nn.train import begin
 from dlkit.nn.watch import Watch
 
-SMOOTHING = 0.8
-"""Weight of the past in the moving average of the loss."""
+WATCHED = 256
+"""Rows (tokens) held out that a sweep watches, or as many as a batch has."""
 DIVERGED = 4.0
 """A sweep ends where the smoothed loss is this many times its lowest."""
 APART, MOST_BEYOND = 3.0, 3
 """Rates that are verified are so many times apart, and at the end the root of it around the best; so many more are
 tried beyond the first three."""
+SURE, REPEATS = 1000, 3
+"""Rates are verified by one run each where so many rows (tokens) are held out; where fewer are, by up to so many."""
 UNCLEAR = "no clear minimum: the loss does not fall by more than it scatters"
 
 
@@ -33,24 +40,47 @@ def sweep(job: Job, search: Search, seed: int, bar: Bar) -> Sweep:
     Nothing needs restoring after it: network and optimiser are its own, and the order of rows has its own generator.
     The step is that of training, averages of weights apart, which it does not read.
     """
-    model = job.model(seed)
-    step = Stepper(model, job.objective, replace(job.recipe, ema=None, swa=None), job.ranks, job.shard)
-    result, average = Sweep([], [], []), 0.0
-    model.train()
+    step = Stepper(job.model(seed), job.objective, replace(job.recipe, ema=None, swa=None), job.ranks, job.shard)
+    step.model.train()
+    held_out, result = HeldOut(job, step.model), Sweep([], [], [])
+    average, lowest = Average(), math.inf
     for i, batch in zip(range(search.steps), _endless(job, seed), strict=False):
         lr = _rate(search, i / (search.steps - 1))
         loss = job.ranks.total(step(batch, Rates(lr)).reshape(1))[0]
+        valid_loss = held_out.loss() if math.isfinite(loss) else math.nan
         bar.advance()
-        if not math.isfinite(loss):
+        if not math.isfinite(valid_loss):
             break
-        average = SMOOTHING * average + (1 - SMOOTHING) * loss
-        smoothed = average / (1 - SMOOTHING ** (i + 1))
-        if i > TRIM and smoothed > DIVERGED * min(result.smoothed):
+        smoothed = average(valid_loss)
+        if i > TRIM and smoothed > DIVERGED * lowest:
             break
+        lowest = min(lowest, smoothed)
         result.lrs.append(lr)
         result.losses.append(loss)
-        result.smoothed.append(smoothed)
+        result.valid_losses.append(valid_loss)
     return result
+
+
+class HeldOut:
+    """Some rows of the validation side, the same after every step. A batch's loss tells as much of its rows as of the
+    rate, and of few rows it falls while they are learned by heart."""
+
+    def __init__(self, job: Job, model: nn.Module) -> None:
+        side = job.valid
+        rows = max(job.train.batch_size, -(-WATCHED * side.rows // side.count))
+        self.x, self.y = next(side.resized(rows).mixed())
+        self.objective, self.ranks = job.objective.plain(), job.ranks
+        self.model, self.norms = model, [module for module in model.modules() if isinstance(module, _BatchNorm)]
+
+    @torch.no_grad()
+    def loss(self) -> float:
+        """Their mean loss, without dropout. Batch norms go by these rows' own statistics: running ones lag behind."""
+        self.model.eval()
+        for norm in self.norms if len(self.x) > 1 else ():
+            norm.train()
+        loss = self.objective.loss(self.model(self.x).float(), self.y)
+        self.model.train()
+        return self.ranks.total(loss.reshape(1))[0] / self.ranks.world
 
 
 def _rate(search: Search, share: float) -> float:
@@ -68,15 +98,17 @@ def _endless(job: Job, seed: int) -> Iterator[Batch]:
 def verify(job: Job, suggestion: float, epochs: int, bar: Bar) -> list[tuple[float, float]]:
     """(rate, validation loss) of short runs around a suggestion under the schedule asked for; ∞ where one diverged.
 
-    Every run starts from the same weights and sees the rows in the same order. First a third of the suggestion, itself
-    and three times it; where the best is the last on a side, the next one out; then one on either side of the best.
+    Runs start from the same weights and see the rows in the same order; where few rows are held out, the loss is the
+    mean over several weights to start from. First a third of the suggestion, itself and three times it; where the best
+    is the last on a side, the next one out; then one on either side of the best.
     """
     tried: dict[float, float] = {}
 
     def run(lr: float) -> None:
         lr = rounded(lr)
         if lr not in tried:
-            tried[lr] = _short_run(job, lr, epochs, bar)
+            bar.describe(f"verifying {lr:g}")
+            tried[lr] = statistics.fmean(_short_run(job, lr, epochs, seed, bar) for seed in range(repeats(job)))
 
     for k in (-1, 0, 1):
         run(suggestion * APART**k)
@@ -107,10 +139,15 @@ def _best(tried: dict[float, float]) -> float:
     return min(tried, key=lambda lr: (tried[lr], lr))
 
 
-def _short_run(job: Job, lr: float, epochs: int, bar: Bar) -> float:
+def repeats(job: Job) -> int:
+    """Runs at each rate that is verified."""
+    return min(-(-SURE // job.valid.count), REPEATS)
+
+
+def _short_run(job: Job, lr: float, epochs: int, seed: int, bar: Bar) -> float:
     recipe = replace(job.recipe, lr=lr, epochs=epochs, patience=None, ema=None, swa=None)
-    state = begin(replace(job, recipe=recipe))
-    bar.describe(f"verifying {lr:g}")
+    options = replace(job.options, seed=job.options.seed + seed)
+    state = begin(replace(job, recipe=recipe, options=options))
     try:
         shown = [e for e in fit(state, job.train, job.valid, job.objective, recipe, Watch(), bar) if e]
     except Diverged:

@@ -93,13 +93,13 @@ def sweeps(path: Path, job: Job, search: Search, found: Found, summary: Mapping[
     axes, *below = picture.subplots(2, sharex=True, height_ratios=(5, 2)) if tried else [picture.subplots()]
     for i, sweep in enumerate(found.sweeps):
         name = f"sweep {i + 1}, smoothed" if len(found.sweeps) <= NAMED else None
-        axes.plot(sweep.lrs, sweep.losses, color=f"C{i}", alpha=0.35, linewidth=0.8)
+        axes.plot(sweep.lrs, sweep.valid_losses, color=f"C{i}", alpha=0.35, linewidth=0.8)
         axes.plot(sweep.lrs, sweep.smoothed, color=f"C{i}", label=name)
     _rules(axes, found)
     _answer(axes, search, summary)
     for one in below:
         _verified(one, tried or (), summary["suggestion"])
-    axes.set(ylabel="training loss of a batch", ylim=_heights(found.sweeps))
+    axes.set(ylabel="loss of held-out rows", ylim=_heights(found.sweeps))
     axes.set_xscale("log" if search.spacing == "geometric" else "linear")
     (below or [axes])[-1].set_xlabel("learning rate")
     axes.grid(alpha=0.25)
@@ -153,7 +153,7 @@ def _height(curve: Sweep, lr: float) -> float:
 
 def _heights(found: Sequence[Sweep]) -> tuple[float, float]:
     """The losses before they run away: what the picture is about is the fall, not the end."""
-    lowest = min((loss for sweep in found for loss in sweep.losses), default=0.0)
-    start = max((loss for sweep in found for loss in sweep.losses[: 3 * TRIM]), default=1.0)
+    lowest = min((loss for sweep in found for loss in sweep.valid_losses), default=0.0)
+    start = max((loss for sweep in found for loss in sweep.valid_losses[: 3 * TRIM]), default=1.0)
     room = start - lowest or 1.0
     return lowest - 0.05 * room, start + 0.12 * room

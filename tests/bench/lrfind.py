@@ -2,13 +2,14 @@
 
 python tests/bench/lrfind.py CACHE DATA_FOLDER [--tasks NAME …] [--seconds N] [--report]
 
-Each task × optimiser is swept over three seeds; each of these × schedule is trained at 12 rates, and verified by short
-runs of a quarter and of half the epochs. Results go to the file CACHE as they come, so that the whole can be made in
-slices: a call stops after --seconds and goes on at the next. --report reads the file alone. A rule's regret is
-(loss − best)/best and at most 2. dlkit's rates, verified or not, are trained; the loss at those of other rules is
-interpolated between the grid's in the logarithm of the rate, beyond the grid it is that of the grid's end. The rules of
-fastai, Lightning and torch-lr-finder are written here as they are there, with their own smoothing, on the curves of
-each seed. "left out" is our rule with the constants that are best on the other tasks.
+Each task × optimiser is swept over three seeds; each of these × schedule is trained at 12 rates over several seeds, and
+verified by short runs of a quarter and of half the epochs, with seeds of their own. Results go to the file CACHE as
+they come, so that the whole can be made in slices: a call stops after --seconds and goes on at the next. --report reads
+the file alone. A rule's regret is (loss − best)/best and at most 2. dlkit's rates, verified or not, are trained; the
+loss at those of other rules is interpolated between the grid's in the logarithm of the rate, beyond the grid it is that
+of the grid's end. The rules of fastai, Lightning and torch-lr-finder are written here as they are there, with their own
+smoothing, on the batches' losses of each seed. "left out" is
+our rule with the constants that are best on the other tasks.
 """
 
 import argparse
@@ -52,8 +53,11 @@ TASKS: dict[str, tuple[str, str, int, Reading]] = {
 """Name -> data, network, epochs, what is said about reading it."""
 CHARACTERS, CONTEXT = 300_000, 32
 """Of the text the beginning is read."""
-REPEATS = {"digits-mlp": 3, "digits-cnn": 3, "titanic": 3, "hymenoptera": 3}
-"""Seeds over which a run's loss is averaged, where there are few rows to validate on; else one."""
+REPEATS = {"digits-mlp": 7, "digits-cnn": 7}
+"""Seeds over which a run's loss is averaged where they differ most; else three. Of a rate whose first run is more than
+HOPELESS times as bad as the best first run there is that one alone."""
+HOPELESS, VERIFYING = 3, 1000
+"""VERIFYING is the seed of the short runs: the weights that verify are not those that judge."""
 PARTS = (4, 2)
 """Runs that verify take the epochs through so many."""
 RANGES = {"adamw": (1e-4, 0.3), "sgd": (1e-3, 3.0)}
@@ -96,7 +100,7 @@ def work(tasks: list[str], folder: Path, done: dict[str, Any]) -> Iterator[tuple
     for task in tasks:
         for optimizer in RANGES:
             job: Job | None = None
-            for key, make in _jobs(task, optimizer):
+            for key, make in _jobs(task, optimizer, done):
                 if key not in done:
                     job = job or job_of(task, optimizer, folder)
                     yield key, make(job)
@@ -107,10 +111,12 @@ def work(tasks: list[str], folder: Path, done: dict[str, Any]) -> Iterator[tuple
                     key = f"verify {task} {optimizer} {schedule} {part}"
                     if key not in done and rate is not None:
                         job = job or job_of(task, optimizer, folder)
-                        yield key, verified(replace(job, recipe=recipe), rate, max(TASKS[task][2] // part, 1))
+                        options = replace(job.options, seed=VERIFYING)
+                        short = replace(job, recipe=recipe, options=options)
+                        yield key, verified(short, rate, max(TASKS[task][2] // part, 1))
             for schedule in SCHEDULES:
                 for lr in own_rates(done, task, optimizer, schedule).values():
-                    for key, make in _at(task, optimizer, schedule, lr):
+                    for key, make in _at(task, optimizer, schedule, lr, _seeds(task)):
                         if key not in done:
                             job = job or job_of(task, optimizer, folder)
                             yield key, make(job)
@@ -121,23 +127,35 @@ def verified(job: Job, rate: float, epochs: int) -> list[tuple[float, float]]:
         return finder.verify(job, rate, epochs, bar)
 
 
-def _jobs(task: str, optimizer: str) -> Iterator[tuple[str, Callable[[Job], Any]]]:
+def _jobs(task: str, optimizer: str, done: dict[str, Any]) -> Iterator[tuple[str, Callable[[Job], Any]]]:
     for seed in range(SEEDS):
         yield f"curve {task} {optimizer} {seed}", lambda job, seed=seed: curve(job, seed)
     for schedule in SCHEDULES:
         for lr in grid(optimizer):
-            yield from _at(task, optimizer, schedule, lr)
+            yield from _at(task, optimizer, schedule, lr, 1)
+        for lr in grid(optimizer):
+            yield from _at(task, optimizer, schedule, lr, _worth(done, task, optimizer, schedule, lr))
 
 
-def _at(task: str, optimizer: str, schedule: str, lr: float) -> Iterator[tuple[str, Callable[[Job], Any]]]:
+def _at(task: str, optimizer: str, schedule: str, lr: float, seeds: int) -> Iterator[tuple[str, Callable[[Job], Any]]]:
     """The runs at one rate."""
-    for seed, key in enumerate(_runs(task, optimizer, schedule, lr)):
+    for seed, key in enumerate(_runs(task, optimizer, schedule, lr, seeds)):
 
         def make(job: Job, seed: int = seed) -> float:
             job = replace(job, options=replace(job.options, seed=seed))
             return trained(job, TASKS[task][2], lr, schedule)
 
         yield key, make
+
+
+def _seeds(task: str) -> int:
+    return REPEATS.get(task, 3)
+
+
+def _worth(done: dict[str, Any], task: str, optimizer: str, schedule: str, lr: float) -> int:
+    """How many seeds a rate of the grid is trained with."""
+    first = {at: done.get(_runs(task, optimizer, schedule, at, 1)[0], math.inf) for at in grid(optimizer)}
+    return _seeds(task) if first[lr] <= HOPELESS * min(first.values()) else 1
 
 
 def own_rates(done: dict[str, Any], task: str, optimizer: str, schedule: str) -> dict[str, float]:
@@ -149,16 +167,16 @@ def own_rates(done: dict[str, Any], task: str, optimizer: str, schedule: str) ->
     return {name: rate for name, rate in found.items() if rate is not None}
 
 
-def _runs(task: str, optimizer: str, schedule: str, lr: float) -> list[str]:
+def _runs(task: str, optimizer: str, schedule: str, lr: float, seeds: int) -> list[str]:
     """The keys of the runs at one rate, seed by seed."""
     name = f"run {task} {optimizer} {schedule} {lr:g}"
-    return [name if not seed else f"{name} {seed}" for seed in range(REPEATS.get(task, 1))]
+    return [name if not seed else f"{name} {seed}" for seed in range(seeds)]
 
 
 def curve(job: Job, seed: int) -> Curve:
     with console.progress(0) as bar:
         found = finder.sweep(job, Search(steps=STEPS), seed, bar)
-    return {"lrs": found.lrs, "losses": found.losses, "smoothed": found.smoothed}
+    return {"lrs": found.lrs, "losses": found.losses, "valid_losses": found.valid_losses}
 
 
 # The rules of others -----------------------------------------------------------------------------
@@ -196,13 +214,8 @@ def torch_lr_finder(c: Curve) -> float:
     return c["lrs"][10:-5][int(np.gradient(ys).argmin())]
 
 
-def smoothed(c: Curve) -> Sweep:
-    """The curve as the finder smooths it now, whatever it did when the curve was recorded."""
-    return Sweep(c["lrs"], c["losses"], list(average(c["losses"], finder.SMOOTHING, corrected=True)))
-
-
 def ours(curves: list[Curve], recipe: Recipe) -> float | None:
-    return combine([smoothed(c) for c in curves], recipe.optimizer, recipe.schedule).suggestion
+    return combine([Sweep(**c) for c in curves], recipe.optimizer, recipe.schedule).suggestion
 
 
 # The report --------------------------------------------------------------------------------------
@@ -228,7 +241,7 @@ def report(done: dict[str, Any]) -> None:
                 name = f"{task} {optimizer} {schedule}"
                 rows[name] = _row(rates, losses, curves, Recipe(optimizer=optimizer, schedule=schedule))
                 for own, rate in own_rates(done, task, optimizer, schedule).items():
-                    runs = [done.get(key) for key in _runs(task, optimizer, schedule, rate)]
+                    runs = [done.get(key) for key in _runs(task, optimizer, schedule, rate, _seeds(task))]
                     loss = None if None in runs else statistics.fmean(runs)
                     best = min(losses)
                     # Better than the grid's best is no regret.
@@ -267,19 +280,20 @@ def left_out(done: dict[str, Any], task: str, optimizer: str, schedule: str) -> 
 
 def _minimum(done: dict[str, Any], task: str, optimizer: str) -> float | None:
     curves = [done.get(f"curve {task} {optimizer} {seed}") for seed in range(SEEDS)]
-    return None if None in curves else combine([smoothed(c) for c in curves], "adamw", "constant").rules["minimum"]
+    return None if None in curves else combine([Sweep(**c) for c in curves], "adamw", "constant").rules["minimum"]
 
 
 def _losses(done: dict[str, Any], task: str, optimizer: str, schedule: str) -> list[float] | None:
     """The mean loss at each rate of the grid; None where a run is not there yet."""
-    runs = [[done.get(key) for key in _runs(task, optimizer, schedule, lr)] for lr in grid(optimizer)]
+    seeds = {lr: _worth(done, task, optimizer, schedule, lr) for lr in grid(optimizer)}
+    runs = [[done.get(key) for key in _runs(task, optimizer, schedule, lr, n)] for lr, n in seeds.items()]
     return None if any(None in found for found in runs) else [statistics.fmean(found) for found in runs]
 
 
 def _row(rates: list[float], losses: list[float], curves: list[Curve], recipe: Recipe) -> dict[str, float]:
     row = {"best lr": rates[losses.index(min(losses))], "dlkit": regret(rates, losses, ours(curves, recipe))}
     for rule in ("valley", "steep", "minimum", "slide"):
-        found = combine([smoothed(c) for c in curves], recipe.optimizer, recipe.schedule).rules[rule]
+        found = combine([Sweep(**c) for c in curves], recipe.optimizer, recipe.schedule).rules[rule]
         row[rule] = regret(rates, losses, found)
     for rule in (fastai_valley, lightning, torch_lr_finder):
         row[rule.__name__] = statistics.fmean(regret(rates, losses, rule(c)) for c in curves)

@@ -28,6 +28,29 @@ def test_the_finder_says_no_where_there_is_nothing_to_find(inside, tmp_path):
     assert "no clear minimum" in ran.err
 
 
+def test_what_is_only_learned_by_heart_is_no_minimum(inside, tmp_path):
+    """Few rows with random labels: their loss falls to nothing, that of the rows held out does not."""
+    rng = np.random.default_rng(0)
+    np.savez(tmp_path / "few.npz", X=rng.normal(size=(120, 100)), y=rng.integers(0, 2, 120))
+    words = ["few.npz", "linear:256", "relu", "linear:2", "--steps", "300", "--seeds", "1", "--json"]
+    ran = inside("lrfind", *words)
+    answer = json.loads(ran.out)
+    assert ran.code == 1 and answer["summary"]["suggestion"] is None
+    assert min(row["loss"] for row in answer["rows"]) < 0.3 * answer["rows"][0]["loss"]
+
+
+def test_the_rules_read_the_loss_of_the_same_held_out_rows(inside):
+    """Which moves less from step to step than that of batches, and starts where validation does."""
+    answer = json.loads(inside("lrfind", "digits", "--seeds", "1", "--json").out)
+    rows = answer["rows"][:50]
+    jumps = {name: np.abs(np.diff([row[name] for row in rows])).mean() for name in ("loss", "valid_loss")}
+    assert jumps["valid_loss"] < jumps["loss"] / 3
+    average = 0.0
+    for i, row in enumerate(answer["rows"], 1):
+        average = 0.8 * average + 0.2 * row["valid_loss"]
+        assert row["smoothed"] == pytest.approx(average / (1 - 0.8**i))
+
+
 def test_auto_is_the_run_with_the_rate_that_is_found(inside, tmp_path):
     """To the last bit, with dropout in the network and the printed command's options in both."""
     said = ["digits", "flatten", "linear:32", "relu", "dropout:0.2", "linear:10", "--optimizer", "sgd", "--clip", "5"]
@@ -50,6 +73,8 @@ def test_verified_by_short_runs(inside):
     answer = json.loads(inside("lrfind", "iris", "--verify", "2", "--json").out)["summary"]
     tried = {run["lr"]: run["valid_loss"] for run in answer["verified"]}
     assert len(tried) >= 5 and list(tried) == sorted(tried) and answer["suggestion"] in tried
+    assert answer["low"] <= answer["suggestion"] <= answer["high"]
+    assert f"{len(tried)} rates by {3 * len(tried)} runs" in answer["method"]  # 30 rows are held out
 
 
 def test_neighbours_have_a_say_in_which_rate_is_chosen():
@@ -66,7 +91,8 @@ def test_rates_are_tried_until_the_best_has_neighbours_that_are_worse(monkeypatc
     from dlkit.core import console
     from dlkit.nn import lrfind
 
-    monkeypatch.setattr(lrfind, "_short_run", lambda job, lr, epochs, bar: abs(math.log(lr / best)))
+    monkeypatch.setattr(lrfind, "repeats", lambda job: 1)
+    monkeypatch.setattr(lrfind, "_short_run", lambda job, lr, epochs, seed, bar: abs(math.log(lr / best)))
     with console.progress(0) as bar:
         tried = dict(lrfind.verify(None, 0.01, 1, bar))
     assert len(tried) == runs
@@ -79,7 +105,8 @@ def test_where_every_run_diverges_lower_rates_are_tried(monkeypatch):
     from dlkit.core import console
     from dlkit.nn import lrfind
 
-    monkeypatch.setattr(lrfind, "_short_run", lambda job, lr, epochs, bar: math.inf if lr > 0.001 else 1.0)
+    monkeypatch.setattr(lrfind, "repeats", lambda job: 1)
+    monkeypatch.setattr(lrfind, "_short_run", lambda job, lr, epochs, seed, bar: math.inf if lr > 0.001 else 1.0)
     with console.progress(0) as bar:
         tried = dict(lrfind.verify(None, 0.01, 1, bar))
     assert min(tried, key=tried.get) < 0.001
