@@ -15,7 +15,7 @@ from typer.main import get_command
 
 from dlkit import __version__
 from dlkit.core import console
-from dlkit.core.errors import ExitCode
+from dlkit.core.errors import DlkitError, ExitCode
 from dlkit.core.result import Result
 
 _COMMANDS = Path(__file__).with_name("commands")
@@ -58,7 +58,15 @@ def output_options(command: Callable[..., Result], name: str) -> Callable[..., i
 
 
 class Command(TyperCommand):
-    """A command whose help keeps its examples as typed and, off a terminal, groups its options as a terminal does."""
+    """A command whose help keeps its examples as typed and, off a terminal, groups its options as a terminal does, and
+    that takes an option of one value once."""
+
+    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:
+        given = list(args)  # which the parser uses up
+        rest = super().parse_args(ctx, args)
+        if not ctx.resilient_parsing:
+            _refuse_repeated(self.make_parser(ctx).parse_args(given)[2])
+        return rest
 
     def format_help_text(self, ctx: typer.Context, formatter: Any) -> None:
         formatter.write(f"\n{inspect.cleandoc(self.help or '').strip()}\n")
@@ -73,6 +81,15 @@ class Command(TyperCommand):
         for title in sorted(panels, key=_panel_order):
             with formatter.section(title):
                 formatter.write_dl(panels[title])
+
+
+def _refuse_repeated(given: list[Any]) -> None:
+    """Of an option of one value given twice the last would win without a word. A flag twice says the same twice."""
+    options = [param for param in given if param.param_type_name == "option" and not param.multiple]
+    for i, option in enumerate(options):
+        if option in options[:i] and (not option.is_flag or option.secondary_opts):
+            name = "/".join(max(names, key=len) for names in (option.opts, option.secondary_opts) if names)
+            raise DlkitError(f"{name} is given twice, and takes one value", "leave one of them out")
 
 
 def _panel_order(title: str) -> int:

@@ -29,6 +29,31 @@ def command_line(*args: str) -> list[str]:
     return [sys.executable, "-m", "dlkit", *args]
 
 
+class Writing:
+    """A file whose writes can fail: `strike` is called before each and may raise OSError; `torn` leaves half of it."""
+
+    def __init__(self, file, strike: Callable[[], None], torn: bool = False) -> None:
+        self.file, self.strike, self.torn = file, strike, torn
+
+    def write(self, data):
+        try:
+            self.strike()
+        except OSError:
+            if self.torn:
+                self.file.write(data[: len(data) // 2])
+            raise
+        return self.file.write(data)
+
+    def __getattr__(self, name):
+        return getattr(self.file, name)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.file.close()
+
+
 def python_calls(function: Callable[[], object]) -> int:
     """How many Python functions run while `function` does: work that a busy machine does not make more of."""
     counted = 0

@@ -194,6 +194,42 @@ def test_usage_errors(inside, quick, command):
     assert set(body["error"]) == {"code", "message", "hint"}
 
 
+@every_command
+def test_an_option_of_one_value_is_taken_once(inside, quick, command):
+    """The last one would win without a word; a flag may be said twice, and help is given whatever is wrong."""
+    words = [*quick(command), "--format", "csv", "--format=tsv"]
+    assert_error(inside(*words), 2, "--format is given twice")
+    assert inside(*words, "--help").code == 0
+
+
+def test_options_by_other_names_are_the_same_option(inside):
+    assert_error(inside("convshape", "224", "-k", "7", "--kernel-size", "3"), 2, "--kernel-size is given twice")
+    assert_error(inside("train", "iris", "--nesterov", "--no-nesterov"), 2, "--nesterov/--no-nesterov is given twice")
+    assert inside("convshape", "3x9x9", "relu", "-q", "--quiet").out == "3x9x9\n"
+
+
+COLUMNS = ("--numeric", "--categorical", "--datetime", "--text", "--id", "--drop", "--target", "--group", "--time")
+
+
+@pytest.mark.parametrize("option", COLUMNS)
+def test_a_column_that_is_not_there_is_named_with_its_option(inside, tmp_path, option):
+    """A group's column is an identifier too; several by comma are not one."""
+    (tmp_path / "x.csv").write_text("age,size,y\n" + "1,2,0\n2,3,1\n" * 20)
+    target = [] if option == "--target" else ["--target", "y"]
+    for command in ("train", "baseline"):
+        ran = inside(command, "x.csv", *target, option, "agge")
+        assert_error(ran, 2, f"{option}: x.csv has no column 'agge'", "did you mean 'age'?")
+    ran = inside("train", "x.csv", *target, option, "age,size")
+    hint = f"{option} takes one" if option in ("--group", "--time") else f"at a time: {option} age {option} size"
+    assert_error(ran, 2, hint)
+
+
+def test_a_file_that_is_meant_as_a_network(inside):
+    for command in (["train", "iris"], ["convshape", "3x9x9"]):
+        assert_error(inside(*command, "net.py"), 2, "'net.py' names no class", "net.py:CLASS")
+        assert_error(inside(*command, "net.dlk"), 2, "@net.dlk")
+
+
 def test_an_unknown_command_names_the_nearest(dlkit):
     assert_error(dlkit("convshpae"), 2, "convshape")
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+from support import Writing
 
 from dlkit.core.run import open_run
 
@@ -53,7 +54,7 @@ class Faults:
             if not isinstance(file, str | os.PathLike) or not set(mode) & set("wax+"):
                 return real(file, mode, *args, **named)
             self.strike("open", file)
-            return Writing(real(file, mode, *args, **named), file, self)
+            return Writing(real(file, mode, *args, **named), lambda: self.strike("write", file), torn=True)
 
         return call
 
@@ -73,30 +74,6 @@ class Faults:
             return done
 
         return call
-
-
-class Writing:
-    """A file whose writes can fail, when half of them is there."""
-
-    def __init__(self, file, where, faults: Faults) -> None:
-        self.file, self.where, self.faults = file, where, faults
-
-    def write(self, data):
-        try:
-            self.faults.strike("write", self.where)
-        except OSError:
-            self.file.write(data[: len(data) // 2])
-            raise
-        return self.file.write(data)
-
-    def __getattr__(self, name):
-        return getattr(self.file, name)
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.file.close()
 
 
 @pytest.fixture

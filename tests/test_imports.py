@@ -59,17 +59,35 @@ def test_the_layers_point_one_way():
             assert ours <= {*allowed, "__version__"}, path
 
 
-def loaded(tmp_path: Path, *args: str, **extra: str) -> set[str]:
+def loaded(tmp_path: Path, *args: str, code: int = 0, **extra: str) -> set[str]:
     """The top-level modules in memory after a command line has run, its output in a pipe."""
-    code = (
+    program = (
         "import sys; from dlkit.cli import run; code = run(sys.argv[1:]); "
         "print(*sorted({m.partition('.')[0] for m in sys.modules}), file=sys.stderr); sys.exit(code)"
     )
     env = environment(**extra)
-    words = [sys.executable, "-c", code, *args]
+    words = [sys.executable, "-c", program, *args]
     done = subprocess.run(words, capture_output=True, text=True, cwd=tmp_path, env=env)
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == code, done.stderr
     return set(done.stderr.splitlines()[-1].split())
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "unneeded"),
+    [
+        (["train", "iris", "--plot", "x.jpg"], 2, "numpy"),
+        (["lrfind", "iris", "--plot", "x.jpg"], 2, "numpy"),
+        (["splitcheck", "iris", "iris", "--plot", "x.jpg"], 2, "numpy"),
+        (["predict", "RUN", "iris", "--nproc", "2", "--out", "x.foo"], 2, "torch"),
+        (["predict", "RUN", "iris", "--nproc", "2", "--out", "no/x.csv"], 73, "torch"),
+        (["baseline", "iris", "--embed", "RUN", "--metric", "rmse"], 2, "torch"),
+    ],
+)
+def test_what_cannot_be_written_or_scored_is_refused_before_the_libraries_load(
+    tmp_path, finished_run, words, code, unneeded
+):
+    words = [str(finished_run) if word == "RUN" else word for word in words]
+    assert unneeded not in loaded(tmp_path, *words, code=code)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from dlkit.commands import _options as opt
 from dlkit.core.keeping import Every, Keeping
 from dlkit.core.result import Result
 
@@ -35,7 +36,7 @@ Resume = Annotated[
 ]
 Plot = Annotated[
     str | None,
-    typer.Option(metavar="FILE", help="Draw the curves: .png, .svg or .pdf.", rich_help_panel=_LOOK,
+    typer.Option(parser=opt.picture, metavar="FILE", help="Draw the curves: .png, .svg or .pdf.", rich_help_panel=_LOOK,
                  show_default="none"),
 ]  # fmt: skip
 Tensorboard = Annotated[

@@ -13,6 +13,7 @@ from dlkit.commands._numbers import reader
 from dlkit.commands._numbers import share as share
 from dlkit.commands._resumed import resumed
 from dlkit.core import complete
+from dlkit.core.draw import PICTURES
 from dlkit.core.errors import DlkitError
 from dlkit.core.job import JobOptions
 from dlkit.core.reading import ROLES, Reading
@@ -49,6 +50,13 @@ def _low_rank(text: str) -> str:
     from dlkit.core.matrices import parse_lora
 
     return str(parse_lora(text))
+
+
+def picture(text: str) -> str:
+    """The name of a file that can be drawn in."""
+    if not text.lower().endswith(PICTURES):
+        raise typer.BadParameter(f"must end in {', '.join(PICTURES)}. Got {text!r} instead.")
+    return text
 
 
 def _columns(what: str, *names: str) -> Any:

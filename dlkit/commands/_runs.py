@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -125,11 +126,18 @@ def open_embedding(path: str) -> "Embedding":
 
 
 def _embedding(run: Run, device: str) -> "Embedding":
+    """A network, whose weights and torch are loaded when the first rows go through it: what is cheap to check is
+    checked before."""
+    from dlkit.data import Schema
     from dlkit.ml.embedding import Embedding
-    from dlkit.nn.predictor import open_network
 
-    network = open_network(run, device)
-    return Embedding(run, network.schema, network.embed)
+    @cache
+    def network() -> Any:
+        from dlkit.nn.predictor import open_network
+
+        return open_network(run, device)
+
+    return Embedding(run, Schema.from_json(run.schema), lambda rows, done: network().embed(rows, done))
 
 
 def _embedding_within(run: Run, device: str = "auto") -> "Embedding | None":

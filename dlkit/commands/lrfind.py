@@ -65,8 +65,8 @@ def command(
     ] = None,
     plot: Annotated[
         str | None,
-        typer.Option(metavar="FILE", help="Draw the sweeps: .png, .svg or .pdf.", rich_help_panel="Seeing",
-                     show_default="none"),
+        typer.Option(parser=opt.picture, metavar="FILE", help="Draw the sweeps: .png, .svg or .pdf.",
+                     rich_help_panel="Seeing", show_default="none"),
     ] = None,
 ) -> Result:  # fmt: skip
     if end <= start:

@@ -57,8 +57,10 @@ def command(
         return _generate.write(words, generate, device, module, **drawing)
     _generate.refuse(**drawing)
     paths, data = _runs.split_words(words, "predict")
-    runs = _runs.open_runs(paths, data, nproc, module)
-    whole = _runs.open_ensemble(runs, reading, device, tta, weights, stack, module)
     from dlkit.data import predict
 
+    if out is not None:
+        predict.check_out(out, data)
+    runs = _runs.open_runs(paths, data, nproc, module)
+    whole = _runs.open_ensemble(runs, reading, device, tta, weights, stack, module)
     return predict.written(whole, data, reading, prefix, out) if out else predict.printed(whole, data, reading, prefix)

@@ -34,8 +34,8 @@ def _column(what: str) -> Any:
     return _how(what, metavar="COLUMN", autocompletion=complete.columns)
 
 
-def _besides(what: str, metavar: str = "FILE") -> Any:
-    return typer.Option(help=what, metavar=metavar, rich_help_panel="Besides")
+def _besides(what: str, metavar: str = "FILE", **more: Any) -> Any:
+    return typer.Option(help=what, metavar=metavar, rich_help_panel="Besides", **more)
 
 
 def _side(what: str, metavar: str) -> Any:
@@ -60,7 +60,7 @@ def command(
     ablate: Annotated[bool, _how("Drop the telling columns, refit the task.", "--ablate")] = False,
     embed: Annotated[str | None, _how("Compare rows as the network of this run sees them.", metavar="RUN")] = None,
     weights: Annotated[str | None, _besides("Write importance weights of the rows of train.")] = None,
-    plot: Annotated[str | None, _besides("Draw it: .png, .svg or .pdf.")] = None,
+    plot: Annotated[str | None, _besides("Draw it: .png, .svg or .pdf.", parser=opt.picture)] = None,
     engine: Annotated[str, _besides("local, local:N (processes) or dask://HOST:PORT.", "WHERE")] = "local",
     seed: Annotated[int, _how("Of folds, samples and models.", min=0, max=2**31 - 1)] = 0,
 ) -> Result:

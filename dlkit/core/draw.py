@@ -5,6 +5,8 @@ from collections.abc import Sequence
 
 from dlkit.core.units import significant
 
+PICTURES = (".png", ".svg", ".pdf")
+"""The suffixes of files that a picture is drawn in."""
 _DOTS = ((0x01, 0x02, 0x04, 0x40), (0x08, 0x10, 0x20, 0x80))
 """Bits of the 2×4 dots of a braille character, by column and row."""
 

@@ -44,10 +44,15 @@ def missing(source: str, failure: OSError) -> DlkitError:
 
 def check_free(path: Path) -> None:
     """Whether a new file can be made there, before the work is done that it is to hold. Not so: exit code 73."""
+    if os.path.lexists(path) and not path.is_dir():
+        raise DlkitError(f"{path} already exists", "name a file that is free", ExitCode.CANT_CREATE)
+    check_place(path)
+
+
+def check_place(path: Path) -> None:
+    """Whether a file of that name can be written, be one there or not. Not so: exit code 73."""
     if path.is_dir():
         raise DlkitError(f"{path} is a folder", "name a file in it", ExitCode.CANT_CREATE)
-    if os.path.lexists(path):
-        raise DlkitError(f"{path} already exists", "name a file that is free", ExitCode.CANT_CREATE)
     if not path.parent.is_dir():
         raise DlkitError(f"{path}: there is no folder {path.parent}", code=ExitCode.CANT_CREATE)
     if not os.access(path.parent, os.W_OK | os.X_OK):

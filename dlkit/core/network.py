@@ -29,6 +29,8 @@ def read(words: Sequence[str]) -> spec.Network:
             f"{rest[0]} is a module of your own, and here the network language is needed",
             "dlkit convshape SHAPE MODULE traces it",
         )
+    for word in rest:
+        _refuse_bare(word)
     text = _text(rest)
     if _PRINTED.search(text):
         return _printed(text, shape)
@@ -36,6 +38,16 @@ def read(words: Sequence[str]) -> spec.Network:
         return spec.parse(" ".join(words))  # the shape too, so that positions are those of what was typed
     network = spec.parse(text)
     return spec.Network(shape or network.input, network.graph)
+
+
+def _refuse_bare(word: str) -> None:
+    """A file's name without what makes it a network: no layer has such a name."""
+    path, _, rest = word.partition(":")
+    if path.endswith(".py"):
+        message = f"{word!r} names no class" if not rest else f"{word!r}: {rest!r} is no name of a class"
+        raise DlkitError(message, f"a module of your own is FILE.py:CLASS, here {path}:CLASS")
+    if word.endswith(".dlk") and not is_file(word):
+        raise DlkitError(f"{word!r} is no layer", f"a file in the network language is @FILE, here @{word}")
 
 
 def is_module(word: str) -> bool:

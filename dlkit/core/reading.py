@@ -1,6 +1,7 @@
 """What the user says about how to read a source: the same for every command that reads data."""
 
 import codecs
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -152,12 +153,33 @@ def _check_encoding(name: str) -> None:
 _ENCODINGS = ("utf-8", "utf-16", "utf-32", "latin-1", "cp1252", "cp1251", "shift_jis", "gb18030", "big5", "euc-kr")
 
 
+class Named(str):
+    """A column's name with the option that the user gave it by, where another one comes of that: --group makes an id
+    of it."""
+
+    option: str
+
+    def __new__(cls, name: str, option: str) -> "Named":
+        named = super().__new__(cls, name)
+        named.option = option
+        return named
+
+
 def check_column(source: str, option: str, name: str, names: Sequence[str]) -> None:
     """A column that an option names must be among `names`."""
     if name not in names:
-        # Which option gave a column its role is not always the user's own doing: --group makes an id of it.
-        where = "" if option in ROLES else f"--{option}: "
-        raise DlkitError(f"{where}{source} has no column {name!r}", nearest(name, list(names)))
+        option = getattr(name, "option", option)
+        raise DlkitError(f"--{option}: {source} has no column {name!r}", _meant(option, name, names))
+
+
+def _meant(option: str, name: str, names: Sequence[str]) -> str:
+    """What the user may have meant by a column that is not there: one of a like name, or several by comma."""
+    parts = [part.strip() for part in name.split(",")]
+    if len(parts) < 2 or not all(part in names for part in parts):
+        return nearest(name, list(names))
+    if option not in (*ROLES, "target", "truth"):
+        return f"--{option} takes one column"
+    return "one column at a time: " + " ".join(f"--{option} {shlex.quote(part)}" for part in parts)
 
 
 def listed(names: Sequence[str], most: int = 30) -> str:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from dlkit.core.errors import DlkitError
-from dlkit.core.reading import ROLES, Reading, check_column
+from dlkit.core.reading import ROLES, Named, Reading, check_column
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Splitting:
                 reading = replace(reading, drop=[n for n in reading.drop if n != name])
             wanted = {"hash": "text", "group": "id", "split": "id"}.get(option, "id" if role else None)
             if wanted in ROLES:
-                more: dict[str, Any] = {wanted: (*getattr(reading, wanted), name)}
+                more: dict[str, Any] = {wanted: (*getattr(reading, wanted), Named(name, option))}
                 reading = replace(reading, **more)
         return reading
 

@@ -10,14 +10,13 @@ from dlkit.core.console import safe
 from dlkit.core.errors import DlkitError, ExitCode
 from dlkit.core.io import check_free, write_atomic
 
-FORMATS = (".png", ".svg", ".pdf")
 TRAIN, VALID, MARK = "#4878a8", "#d1792e", "#444444"
 """Colours of the two sides, and of what points something out."""
 
 
 def check(plot: str, replaces: bool = False) -> None:
-    """Refuse a picture that could not be written, before the work that it is to show: `--plot` with another suffix is
-    exit code 2, without matplotlib 69, where no new file can be made 73. `replaces`: a file may be there."""
+    """Refuse a picture that could not be written, before the work that it is to show: without matplotlib exit code 69,
+    where no new file can be made 73. `replaces`: a file may be there."""
     path = Path(plot)
     make(path, 1, 1)
     if not (replaces and path.is_file()):
@@ -26,8 +25,6 @@ def check(plot: str, replaces: bool = False) -> None:
 
 def make(path: Path, width: float, height: float) -> Any:
     """An empty figure of so many inches, for a file of that name."""
-    if path.suffix.lower() not in FORMATS:
-        raise DlkitError(f"--plot {path}: the name must end in {', '.join(FORMATS)}")
     try:
         from matplotlib.figure import Figure
     except ImportError:

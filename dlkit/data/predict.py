@@ -14,7 +14,7 @@ import polars as pl
 
 from dlkit.core import render
 from dlkit.core.errors import DlkitError, ExitCode, bad_data
-from dlkit.core.io import replacing, sync_file
+from dlkit.core.io import check_place, replacing, sync_file
 from dlkit.core.reading import MULTI_LABEL, Reading
 from dlkit.core.result import Column, Result, Row
 from dlkit.data.ensemble import Ensemble
@@ -199,8 +199,6 @@ def _kind(cells: pl.Series) -> Any:
 def written(whole: Ensemble, source: str, reading: Reading, prefix: str, out: str) -> Result:
     """Every row in a file, whole or not at all; the answer says what the predictions were like."""
     write = _writer(out)
-    if Path(out).exists() and Path(source).exists() and Path(out).samefile(source):
-        raise DlkitError(f"--out {out}: this is the data itself", "give another name", ExitCode.CANT_CREATE)
     all_pieces = pieces(whole, source, reading, prefix)
     first, tally = next(all_pieces), Tally()
 
@@ -219,6 +217,16 @@ def written(whole: Ensemble, source: str, reading: Reading, prefix: str, out: st
     except OSError as failure:
         raise _cannot(out, failure, ExitCode.CANT_CREATE) from None
     return _told(whole, tally, out)
+
+
+def check_out(out: str, source: str) -> None:
+    """Refuse a file that could not be written, before anything is read: a name of no format is exit code 2, one that
+    cannot be made 73. One that is there is replaced, unless it is the data."""
+    _writer(out)
+    path = Path(out)
+    if path.exists() and Path(source).exists() and path.samefile(source):
+        raise DlkitError(f"--out {out}: this is the data itself", "give another name", ExitCode.CANT_CREATE)
+    check_place(path)
 
 
 def _cannot(out: str, failure: OSError, code: ExitCode) -> DlkitError:

@@ -165,9 +165,10 @@ class _Work:
     def _nothing(self, race: Race) -> DlkitError:
         race.close()
         reasons = [e.problem for e in race.entries if e.problem and e.outcomes == {}]
-        hint = "give it more: --budget 60s" if time.monotonic() >= self.terms.end - 1 else None
+        late = time.monotonic() >= self.terms.end - 1
+        hint, code = ("give it more: --budget 60s", ExitCode.USAGE) if late else (None, ExitCode.INTERNAL)
         message = f"no model could be scored within {self.contest.budget:g} s"
-        return DlkitError(f"{message}: {reasons[0]}" if reasons else message, hint, ExitCode.INTERNAL)
+        return DlkitError(f"{message}: {reasons[0]}" if reasons else message, hint, code)
 
     # --- the final fit -----------------------------------------------------------------------------------------------
 
@@ -190,7 +191,7 @@ class _Work:
                     console.warn(f"{tried[0]}; {entry.family.name} is saved instead")
                 return entry, outcome
             tried.append(f"{entry.family.name} could not be fitted on all rows in time: {outcome.problem}")
-        raise DlkitError(tried[0], "give it more time: --budget", ExitCode.INTERNAL)
+        raise DlkitError(tried[0], "give it more time: --budget")
 
     def _write(self, entry: Entry, path: Path) -> None:
         persist.save(self.directory, path.read_bytes(), self.prepared.coding)

@@ -9,7 +9,7 @@ import numpy as np
 
 from dlkit.core import console
 from dlkit.core.contest import FOLDS, Contest
-from dlkit.core.errors import DlkitError, ExitCode
+from dlkit.core.errors import DlkitError
 from dlkit.data import Dataset, Rows, Schema, fit_schema
 from dlkit.data.known import known_rows, sized, truth
 from dlkit.data.load import read_table
@@ -106,7 +106,7 @@ def _activations(rows: Rows, embedding: Embedding, until: float) -> np.ndarray:
             bar.advance(count)
             if time.monotonic() > until:
                 message = f"{rows.source}: its rows did not get through {embedding.run.path} within the budget"
-                raise DlkitError(message, "give it more: --budget 10m", ExitCode.INTERNAL)
+                raise DlkitError(message, "give it more: --budget 10m")
 
         return embedding.numbers(rows, done)
 

@@ -96,6 +96,8 @@ def dry_run(options: JobOptions, recipe: Recipe) -> Result:
 
     job = _sized(prepare(options, recipe))
     console.note(job.describe())
+    if recipe.find_lr:
+        console.note(f"--lr auto: {Search.seeds} sweeps of {Search.steps} steps would find the rate first")
     return estimate.dry_run(job)
 
 

@@ -73,6 +73,9 @@ def export(run: str, file: str, modules: Sequence[str] = ()) -> Result:
     opened = open_run(run)
     if opened.command != "train":
         raise DlkitError(f"{run}: a run of {opened.command}; only a network that train has made can be exported")
+    if opened.of_text:
+        hint = f"its weights are in {opened.path / 'model.safetensors'} by name, its tokens in schema.json"
+        raise DlkitError(f"{run}: a language model; only a network that predicts rows can be exported", hint)
     network = open_network(opened, "cpu", modules=modules)
     _refuse_packed(network)
     with _blamed(network, run, path.suffix):

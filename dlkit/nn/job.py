@@ -174,7 +174,8 @@ def _network(words: tuple[str, ...], schema: Schema, dataset: Dataset) -> tuple[
         return name, spec.parse(text).graph
     if any(map(network.is_module, words)):
         needs = f"{dataset.name} has {_needs(outputs, dataset)}"
-        own = open_own(words).fitting(schema.input_shape, (outputs,), needs, kind_of(schema))
+        known = schema.tokens and schema.tokens.vocabulary.size
+        own = open_own(words).fitting(schema.input_shape, (outputs,), needs, kind_of(schema), known)
         return own.name, own
     tokens = schema.tokens
     net = network.for_data(words, outputs, **({"vocab": tokens.size, "context": tokens.context} if tokens else {}))

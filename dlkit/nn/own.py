@@ -121,9 +121,12 @@ class Own:
             return out
         raise DlkitError(f"{self.word} {found}, but {needs}: {show(wanted)} is needed", self._hint(output))
 
-    def fitting(self, shape: Shape, output: Shape, needs: str, kind: Kind = "numbers") -> "Own":
-        """The same, its parameters counted, once it is clear that it leads from `shape` to `output` and can be trained.
-        `needs` says what the outputs are for. Parameters that its forward does not use are named."""
+    def fitting(
+        self, shape: Shape, output: Shape, needs: str, kind: Kind = "numbers", vocabulary: int | None = None
+    ) -> "Own":
+        """The same, its parameters counted, once it is clear that it leads from `shape` to `output`, takes each of the
+        tokens of a vocabulary of so many, and can be trained. `needs` says what the outputs are for. Parameters that
+        its forward does not use are named."""
         module = self.build(shape, kind)
         strange = [name for name, value in module.state_dict().items() if not isinstance(value, Tensor)]
         if strange:
@@ -133,6 +136,8 @@ class Own:
             raise DlkitError(f"{self.word} has no parameter to train")
         with torch.no_grad():
             self.answer(module.eval(), shape, output, needs, kind)
+            if vocabulary is not None:
+                self._take_last(module, shape, vocabulary)
         out = self.answer(module.train(), shape, output, needs, kind)
         if not out.requires_grad:
             raise DlkitError(
@@ -145,6 +150,15 @@ class Own:
             listed = ", ".join(idle[:6]) + (", …" if idle[6:] else "")
             console.note(f"tried on {ROWS} rows, the forward of {self.word} makes no use of {listed}")
         return replace(self, params=sum(p.numel() for p in module.parameters()), leaves_out=bool(idle))
+
+    def _take_last(self, module: nn.Module, shape: Shape, vocabulary: int) -> None:
+        """DlkitError where the module has no place for the last of the vocabulary: an embedding too small."""
+        try:
+            with _users_code(f"{self.word} cannot take the last of the vocabulary's {vocabulary} tokens"):
+                module(torch.full((ROWS, *shape), vocabulary - 1))
+        except DlkitError as failure:
+            failure.hint = failure.hint or f"its embedding needs a row for each of them: nn.Embedding({vocabulary}, …)"
+            raise
 
     def _hint(self, output: Shape) -> str:
         names = list(inspect.signature(self.make.member).parameters) if callable(self.make.member) else []

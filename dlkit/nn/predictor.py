@@ -1,5 +1,6 @@
 """A run of `train` as a predictor: its network rebuilt from config.json, its weights from model.safetensors."""
 
+import shlex
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -9,7 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load as parse_weights
 from torch import Tensor, nn
 
-from dlkit.core import spec
+from dlkit.core import console, spec
 from dlkit.core.errors import DlkitError, bad_data
 from dlkit.core.graph import walk
 from dlkit.core.layers import Shape
@@ -18,6 +19,7 @@ from dlkit.data import Rows, Schema
 from dlkit.data.tokens import Tokens
 from dlkit.nn import device as devices
 from dlkit.nn.build import build, from_text
+from dlkit.nn.checkpoint import FOLDER, header, listed
 from dlkit.nn.job import default_batch_size, normaliser
 from dlkit.nn.loader import Batches, Normalise, Sequences, at_once
 from dlkit.nn.objective import Objective
@@ -153,8 +155,10 @@ def rebuild(
     """The network of a run with its weights. Damaged, or not from `input` to `output`: exit code 65.
 
     texts  how those of its rows are read, where they are texts
-    Built only where its weights are there: a text of a few bytes may ask for any number of them.
+    Built only where its weights are there: a text of a few bytes may ask for any number of them. That the run was
+    stopped is said.
     """
+    _say_unfinished(run)
     try:
         weights = parse_weights(run.read(WEIGHTS))
     except SafetensorError as failure:
@@ -169,6 +173,16 @@ def rebuild(
     if own:
         own.answer(model.eval(), input, output, f"{run.path} was trained for another output", kind)
     return model
+
+
+def _say_unfinished(run: Run) -> None:
+    """A run that was stopped has a manifest too, and weights: those of the best epoch so far."""
+    newest = next(iter(listed(run.path / FOLDER)), None)
+    facts = header(newest) if newest else None
+    if newest and facts and not facts.get("done"):
+        epoch = int(newest.name.split("-")[1])
+        console.note(f"{run.path} was stopped in epoch {epoch}: its best weights so far are taken; "
+                     f"dlkit train --resume {shlex.quote(str(run.path))} goes on")  # fmt: skip
 
 
 def _of_text(

@@ -40,7 +40,11 @@ def fit_prose(dataset: Dataset, rows: np.ndarray, column: str, options: JobOptio
 def check_reads(steps: Sequence[Step], tokens: Tokens) -> None:
     """Refuse a network that does not read tokens, knows fewer of them than there are, or sees what follows a text."""
     check(steps)
-    size = tokens.vocabulary.size
+    check_vocabulary(steps, tokens.vocabulary.size)
+
+
+def check_vocabulary(steps: Sequence[Step], size: int) -> None:
+    """Refuse a network that knows fewer tokens than there are."""
     for step in steps:
         if isinstance(step.layer, Embed) and step.layer.num_embeddings < size:
             message = f"{step.name} ({step.text}) has {step.layer.num_embeddings} tokens, and the vocabulary {size}"

@@ -24,6 +24,7 @@ from dlkit.nn.job import Job, cut_steps, default_batch_size
 from dlkit.nn.masking import CHOSEN, Masked
 from dlkit.nn.objective import Objective
 from dlkit.nn.own import Own, open_own
+from dlkit.nn.prose import check_vocabulary
 from dlkit.nn.ranks import ALONE, Ranks
 from dlkit.nn.start import Network, network_of, starting
 from dlkit.nn.windows import Windows
@@ -105,7 +106,9 @@ def _network(options: JobOptions, schema: TextSchema) -> tuple[str, Network, Tex
     if looks_ahead(walk(net.graph, schema.input_shape)[-1].field):
         schema = replace(schema, masked=True)
         net = _read(words, schema) if network.is_named(words) else net
-    _check_output(walk(net.graph, schema.input_shape)[-1].output, schema)
+    steps = walk(net.graph, schema.input_shape)
+    _check_output(steps[-1].output, schema)
+    check_vocabulary(steps, schema.size)
     bare = words[0].partition(":")[0].removeprefix("@").rpartition("/")[2]
     name = bare.removesuffix(".dlk") if len(words) == 1 and bare != "-" else "net"
     return name, net.graph, schema
@@ -129,7 +132,7 @@ def _own(words: Sequence[str], schema: TextSchema) -> tuple[str, Own]:
     """(name, module of the user's own), which must be causal: what it sees is told by trying."""
     context, size = schema.context, schema.size
     needs = f"each of {context} tokens has a score for each of {size}"
-    own = open_own(words).fitting(schema.input_shape, (context, size), needs, "tokens")
+    own = open_own(words).fitting(schema.input_shape, (context, size), needs, "tokens", size)
     if _sees_ahead(own.build(schema.input_shape, "tokens"), context):
         raise DlkitError(
             f"{own.word} sees the tokens that it is to foretell: its outputs change with what comes later",

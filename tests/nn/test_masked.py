@@ -185,7 +185,7 @@ def test_a_module_of_ones_own_that_sees_ahead_is_refused(inside, text, tmp_path)
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
 def test_what_does_not_fit_is_named(inside, text, words, code, said):
-    ran = inside("train", text, "--context", "16", *words)
+    ran = inside("train", text, *([] if "--context" in words else SMALL), *words)
     assert (ran.code, ran.out) == (code, "") and said in ran.err, ran
 
 

@@ -87,6 +87,15 @@ class Bag(nn.Module):
         there = (tokens >= 0)[..., None]
         return self.head((self.embed(tokens.clamp(min=0)) * there).sum(1) / there.sum(1))
 
+class Small(nn.Module):
+    def __init__(self, tokens, outputs, pool=1):
+        super().__init__()
+        self.embed, self.head, self.pool = nn.Embedding(tokens, 8), nn.Linear(8, outputs), pool
+
+    def forward(self, tokens):
+        found = self.embed(tokens.clamp(min=0))
+        return self.head(found.mean(1) if self.pool else found)
+
 class Tied(nn.Module):
     def __init__(self, vocab):
         super().__init__()
@@ -232,6 +241,22 @@ def test_the_module_alone_is_said_and_the_rest_is_as_the_run_was_told(inside, ne
     ran = inside("train", "--resume", "run", "net.py:Net:width=7", "--epochs", "3")
     assert_error(ran, 2)
     assert "the network differs" in ran.err
+
+
+def test_an_embedding_smaller_than_the_vocabulary_is_found_before_the_run(inside, net, tmp_path):
+    words = [f"{'no' if i % 2 else 'yes'} {i:03d} abcdefghij" for i in range(40)]
+    (tmp_path / "t.csv").write_text("line,y\n" + "".join(f"{word},{word[:2]}\n" for word in words))
+    (tmp_path / "t.txt").write_text("\n".join(words))
+    for command in (
+        ["t.csv", "net.py:Small:4,2", "--text", "line", "--target", "y"],
+        ["t.txt", "net.py:Small:4,27,pool=0", "--context", "8"],
+        ["t.txt", "embed:4,8", "linear:27", "--context", "8"],
+    ):
+        for what in ("train", "lrfind"):
+            ran = inside(what, *command)
+            assert_error(ran, 2)
+            assert "tokens" in ran.err and "27" in ran.err.splitlines()[-1], ran.err
+    assert not (tmp_path / "runs").exists()
 
 
 @pytest.mark.parametrize("file", ["net.py", "parts.py"])

@@ -157,6 +157,12 @@ def test_a_dry_run_says_what_the_run_would_be_and_leaves_nothing(inside, tmp_pat
     assert dry["summary"]["memory_bytes"] == memory["summary"]["per_gpu_bytes"]
 
 
+def test_a_dry_run_says_that_it_would_search_for_the_rate(inside):
+    ran = inside("train", "iris", "--lr", "auto", "--dry-run")
+    assert ran.code == 0 and "3 sweeps of 150 steps would find the rate first" in ran.err
+    assert "sweeps" not in inside("train", "iris", "--dry-run").err
+
+
 def test_a_dry_run_times_steps_where_an_epoch_is_one(monkeypatch):
     taken, real = [], Stepper.__call__
     monkeypatch.setattr(estimate, "MOST", 4)

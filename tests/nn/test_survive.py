@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from support import command_line, environment
+from support import Writing, command_line, environment
 
 from dlkit.core import console, signals
 from dlkit.core.errors import ExitCode
@@ -193,29 +193,9 @@ class Faults:
             if not set(mode) & set("wax+"):
                 return real(file, mode, *args, **named)
             self.strike(file)
-            return Writing(real(file, mode, *args, **named), self)
+            return Writing(real(file, mode, *args, **named), self.strike)
 
         return call
-
-
-class Writing:
-    """A file whose writes can fail."""
-
-    def __init__(self, file, faults: Faults) -> None:
-        self.file, self.faults = file, faults
-
-    def write(self, data):
-        self.faults.strike()
-        return self.file.write(data)
-
-    def __getattr__(self, name):
-        return getattr(self.file, name)
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.file.close()
 
 
 RUN = [*TINY, "--epochs", "2", "--checkpoint-every", "3", "--resume", "auto", "--out", "job"]
@@ -357,8 +337,11 @@ def test_a_stop_skips_the_evaluation_and_the_run_goes_on_exactly(inside, tmp_pat
         ran = inside("train", *TINY, "--epochs", "3", "--out", "run")
     assert ran.code == 143 and "stopped at step 8, in epoch 2 of 3" in ran.err and "--resume run" in ran.err
     assert ran.out.count("\n") == 2 and (tmp_path / "run" / "manifest.json").exists()
+    used = inside("eval", "run", TINY[0])
+    assert used.code == 0 and "run was stopped in epoch 2" in used.err and "--resume run" in used.err
     assert inside("train", *TINY, "--epochs", "3", "--resume", "run").code == 0
     assert same_end(tmp_path / "whole", tmp_path / "run")
+    assert "was stopped" not in inside("eval", "run", TINY[0]).err
 
 
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

@@ -143,6 +143,7 @@ def test_a_language_model_is_not_taken_for_another(inside, text, model, finished
     for words, said in [
         (["predict", model, text], "--generate"),
         (["predict", model, "--prompt", "x"], "--generate"),
+        (["export", model, "net.pt2"], "can be exported"),
         (["predict", str(finished_run), "--generate", "3"], "language model"),
         (["export", model, "x.pt2"], "language model"),
         (["eval", model, text, "--tta", "flip"], "--tta"),
