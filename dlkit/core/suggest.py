@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 PEAKS = {
-    "minimum": ((1.0, 4.0), (4.1, 11.0)),
+    "minimum": ((1.1, 4.5), (4.1, 12.0)),
     "consensus": ((1.4, 6.0), (5.5, 12.0)),
     "valley": ((12.0, 39.0), (50.0, 59.0)),
     "steep": ((1.1, 4.0), (1.2, 2.5)),

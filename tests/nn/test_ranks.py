@@ -137,9 +137,9 @@ def data(folder, kind: str, rows: int = 106) -> str:
     return f"{kind}.npz"
 
 
-def train(folder, *words: str, code: int = 0, launcher: str = "") -> list[dict]:
+def train(folder, *words: str, code: int = 0, launcher: str = "", command: str = "train") -> list[dict]:
     """The rows of a run in processes of its own."""
-    line = command_line("train", *words, "--format", "jsonl")
+    line = command_line(command, *words, "--format", "jsonl")
     if launcher:
         line = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", *line[1:]]
     done = subprocess.run(line, cwd=folder, env=environment(), capture_output=True, text=True, timeout=280, check=False)
@@ -172,6 +172,17 @@ def test_two_processes_are_one(inside, tmp_path):
     words[words.index("3")] = "4"
     more = inside("train", *words[:-1], "--resume", "two", "--format", "jsonl")
     assert more.code == 0 and json.loads(more.out)["epoch"] == 4, more
+
+
+@pytest.mark.slow
+def test_the_finder_sees_in_two_processes_what_it_sees_in_one(inside, tmp_path):
+    """Held-out rows too, which all look at, through batch norm."""
+    words = ["digits", *NETWORKS["conv"].replace(":3", ":10").split(), "--seeds", "1", "--steps", "60", "--end", "0.01"]
+    two = train(tmp_path, *words, "--nproc", "2", command="lrfind")
+    one = [json.loads(row) for row in inside("lrfind", *words, "--format", "jsonl").out.splitlines()]
+    assert len(one) == len(two) == 60
+    for a, b in zip(one, two, strict=True):
+        assert a == pytest.approx(b, abs=1e-5)
 
 
 @pytest.mark.slow
