@@ -64,29 +64,38 @@ class Draws:
 class Augmenter:
     """Changes the images of a training batch before they are normalised.
 
-    inputs   N×C×H×W, the training side, on whatever device; partners of mixed rows are taken from it
-    targets  N int64 classes, mixed as B×classes probabilities; N float32, or N×labels
+    count    rows of the training side, among which partners of mixed rows are
+    classes  what mixed classes are probabilities of
     """
 
-    def __init__(self, how: Augment, inputs: Tensor, targets: Tensor, classes: int, seed: int) -> None:
-        self.how, self.inputs, self.targets, self.classes, self.seed = how, inputs, targets, classes, seed
+    def __init__(self, how: Augment, count: int, classes: int, seed: int) -> None:
+        self.how, self.count, self.classes, self.seed = how, count, classes, seed
         self._beta = {name: _quantiles(getattr(how, name)) for name in ("mixup", "cutmix") if getattr(how, name)}
 
-    def __call__(self, x: Tensor, y: Tensor, rows: Tensor, epoch: int) -> tuple[Tensor, Tensor]:
+    def partners(self, rows: Tensor, epoch: int) -> Tensor | None:
+        """B int64: the rows with which these are mixed; None where none is. Drawn where `rows` are: data that lies in
+        main memory is gathered there, without a word from the device."""
+        return self._partners(Draws(rows, epoch, ~self.seed)) if self.how.mixes else None
+
+    def _partners(self, draws: Draws) -> Tensor:
+        return draws.integers(0, self.count - 1)
+
+    def __call__(
+        self, x: Tensor, y: Tensor, rows: Tensor, epoch: int, other: tuple[Tensor, Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]:
         """B×C×H×W in the images' own units, float32 where a change needs it, and B or B×classes targets.
 
-        rows  B int64: which rows these are, on the device of x
+        y      B int64 classes, B float32, or B×labels
+        rows   B int64: which rows these are, on the device of x
+        other  images and targets of their `partners`, likewise
         """
         x = self._change(x, Draws(rows, epoch, self.seed))
-        if not self.how.mixes:
+        if other is None:
             return x, y
         draws = Draws(rows, epoch, ~self.seed)
-        partners = draws.integers(0, len(self.inputs) - 1)
-        at = partners.to(self.inputs.device)
-        other = self.inputs.index_select(0, at).to(x.device)
-        other = self._change(other, Draws(partners, epoch, self.seed))
-        x, share = self._mix(x.float(), other.float(), draws)
-        return x, self._targets(y, self.targets.index_select(0, at).to(y.device), share)
+        theirs = self._change(other[0], Draws(self._partners(draws), epoch, self.seed))
+        x, share = self._mix(x.float(), theirs.float(), draws)
+        return x, self._targets(y, other[1], share)
 
     def _change(self, x: Tensor, draws: Draws) -> Tensor:
         how = self.how

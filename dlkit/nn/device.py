@@ -21,6 +21,10 @@ def pick(name: str) -> torch.device:
         raise DlkitError(
             f"--device {name}: this machine has no such device", "use --device cpu", ExitCode.NO_DEPENDENCY
         )
+    if device.type == "cuda":
+        # What is told no device, such as pinned memory or a kernel that is compiled, goes by the current one.
+        torch.cuda.set_device(device)
+        return torch.device("cuda", torch.cuda.current_device())
     return device
 
 
@@ -48,7 +52,7 @@ def seed_step(device: torch.device, drawn: int, rank: int = 0) -> None:
     mixed = (drawn + rank * 0xC2B2AE35) % 2**32  # torch's CPU generator reads 32 bits of its seed
     torch.default_generator.manual_seed(mixed)
     if device.type == "cuda":
-        torch.cuda.default_generators[device.index or torch.cuda.current_device()].manual_seed(mixed)
+        torch.cuda.default_generators[device.index].manual_seed(mixed)
     elif device.type == "mps":
         torch.mps.manual_seed(mixed)
 

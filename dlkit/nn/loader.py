@@ -22,6 +22,7 @@ class Batch:
     part   what a row counts: less than one where every process has the whole batch, there being too few rows to share
     rows   which rows of the side these are
     cuts   how many of them are in each micro-batch
+    other  rows and targets that these are to be mixed with
     """
 
     x: Tensor
@@ -30,6 +31,7 @@ class Batch:
     part: float = 1.0
     rows: Tensor | None = None
     cuts: tuple[int, ...] = ()
+    other: tuple[Tensor, Tensor] | None = None
 
     def __iter__(self) -> Iterator[Tensor]:
         return iter((self.x, self.y))
@@ -80,7 +82,7 @@ class Batches:
         self.normalise, self.ranks, self.micro_batches = normalise, ranks, 1
         if device.type != "cpu" and self.moves_whole and _fits(self.x, device):
             self.x, self.y = self.x.to(device), self.y.to(device)
-        self.augment = Augmenter(augment, self.x, self.y, classes, seed) if augment else None
+        self.augment = Augmenter(augment, self.rows, classes, seed) if augment else None
 
     def __len__(self) -> int:
         """Batches in an epoch of training. A last batch of one row is left out: batch norm has no variance in it."""
@@ -158,7 +160,9 @@ class Batches:
         shares, part = ranks.share(rows, self._parts(len(rows)))
         own = shares[0] if len(shares) == 1 else torch.cat(shares)
         whole = None if len(own) == len(rows) else self.take(rows, epoch)[1]
-        return Batch(*self.take(own, epoch), whole, part, own, tuple(map(len, shares)))
+        partners = self.augment.partners(own, epoch) if self.augment and epoch is not None else None
+        other = None if partners is None else self.take(partners, epoch)
+        return Batch(*self.take(own, epoch), whole, part, own, tuple(map(len, shares)), other)
 
     def _parts(self, rows: int) -> int:
         """Into how many micro-batches a step of so many rows is cut: a last, smaller one into as many as keep the size
@@ -168,11 +172,17 @@ class Batches:
         return min(-(-rows // self.micro_size), max(rows // min(self.micro_size, 2), 1))
 
     def _ahead(self, batches: Iterator[Batch]) -> Iterator[Batch]:
-        """Host to device: the next batch is gathered into pinned memory and copied while the last one computes."""
+        """Host to device: the next batch is gathered into pinned memory and on its way before the last one is used, so
+        that the device finds it there when it is done, and the host waits for nothing."""
         waiting: Batch | None = None
         for batch in batches:
-            sent = replace(batch, x=self._send(batch.x), y=self._send(batch.y),
-                           whole=None if batch.whole is None else self._send(batch.whole))  # fmt: skip
+            names = ("x", "y", "whole", "rows") if self.augment else ("x", "y", "whole")
+            tensors = {name: getattr(batch, name) for name in names}
+            sent = replace(
+                batch,
+                other=batch.other and (self._send(batch.other[0]), self._send(batch.other[1])),
+                **{name: self._send(value) for name, value in tensors.items() if value is not None},
+            )
             if waiting is not None:
                 yield waiting
             waiting = sent
@@ -185,8 +195,8 @@ class Batches:
 
     def _ready(self, batch: Batch, epoch: int | None) -> Batch:
         if self.augment and epoch is not None and batch.rows is not None:
-            x, y = self.augment(batch.x, batch.y, batch.rows.to(batch.x.device), epoch)
-            batch = replace(batch, x=x, y=y)
+            x, y = self.augment(batch.x, batch.y, batch.rows, epoch, batch.other)
+            batch = replace(batch, x=x, y=y, other=None)
         x = self.normalise(batch.x) if self.normalise else batch.x
         # Convolutions run a third faster with channels last; for other ranks there is nothing to choose.
         x = x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x

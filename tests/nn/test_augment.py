@@ -35,8 +35,11 @@ def labels() -> torch.Tensor:
 
 
 def apply(text, images, labels, rows=None, epoch=1, seed=0):
-    rows = torch.arange(ROWS) if rows is None else rows
-    return Augmenter(parse_augment(text), images, labels, 5, seed)(images[rows], labels[rows], rows, epoch)
+    rows = torch.arange(ROWS, device=images.device) if rows is None else rows
+    augmenter = Augmenter(parse_augment(text), len(images), 5, seed)
+    at = augmenter.partners(rows, epoch)
+    other = None if at is None else (images[at], labels[at])
+    return augmenter(images[rows], labels[rows], rows, epoch, other)
 
 
 @pytest.mark.parametrize("text", EVERYTHING)
@@ -87,7 +90,7 @@ def test_a_stretched_box_has_the_area_that_was_said(smallest):
     """Its width is read off a ramp to the right, its height off one down; neither leaves the image."""
     ramp = torch.arange(32.0).expand(32, 32)
     both = torch.stack([ramp, ramp.t()]).expand(4 * ROWS, 2, 32, 32).contiguous()
-    x, _ = apply(f"resize:{smallest}", both, torch.zeros(4 * ROWS))
+    x, _ = apply(f"resize:{smallest}", both, torch.zeros(4 * ROWS), torch.arange(4 * ROWS))
     wide, high = x[:, 0, 8:-8, 8:-8].diff(dim=2).mean((1, 2)), x[:, 1, 8:-8, 8:-8].diff(dim=1).mean((1, 2))
     area, ratio = wide * high, wide / high
     assert smallest - 1e-3 < area.min() < smallest + 0.1 and area.max() <= 1 + 1e-3
@@ -173,8 +176,6 @@ def test_training_with_it_is_the_same_in_any_cut_of_the_batch(inside, tmp_path):
 @pytest.mark.parametrize("text", EVERYTHING)
 def test_a_gpu_makes_the_same_images(images, labels, text):
     x, y = apply(text, images, labels)
-    on = [t.cuda() for t in (images, labels)]
-    rows = torch.arange(ROWS, device="cuda")
-    gx, gy = Augmenter(parse_augment(text), *on, 5, 0)(*on, rows, 1)
+    gx, gy = apply(text, *[t.cuda() for t in (images, labels)])
     torch.testing.assert_close(gx.cpu(), x, atol=0.01, rtol=0)
     torch.testing.assert_close(gy.cpu(), y)

@@ -126,12 +126,14 @@ def test_the_verdict_knows_the_constant_answer():
 def test_mixed_images_have_mixed_labels():
     """λ of the row's own labels and 1 − λ of its partner's: each is between the two, and some are strictly."""
     x, y = torch.rand(64, 1, 6, 6, generator=GENERATOR), (torch.rand(64, 3, generator=GENERATOR) < 0.5).float()
-    mixed, targets = Augmenter(parse_augment("mixup:1"), x, y, 3, 0)(x, y, torch.arange(64), 1)
+    mixup, rows = Augmenter(parse_augment("mixup:1"), 64, 3, 0), torch.arange(64)
+    at = mixup.partners(rows, 1)
+    mixed, targets = mixup(x, y, rows, 1, (x[at], y[at]))
     assert targets.shape == y.shape and ((targets > 0) & (targets < 1)).any() and (targets >= 0).all()
     same = targets[(targets == y).all(1)]
     assert mixed.shape == x.shape and len(same) < 64
     # Where an image's first pixel says the share, its labels were mixed by that share too.
     plain = torch.zeros(64, 1, 6, 6)
     plain[:, 0] = y[:, :1, None]
-    blended, labels = Augmenter(parse_augment("mixup:1"), plain, y, 3, 0)(plain, y, torch.arange(64), 1)
+    blended, labels = mixup(plain, y, rows, 1, (plain[at], y[at]))
     torch.testing.assert_close(blended[:, 0, 0, 0], labels[:, 0])

@@ -1,11 +1,14 @@
 """Batches: every row as often as it should come, in an order that seed and epoch alone decide."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dlkit.core.augment import parse_augment
 from dlkit.core.job import JobOptions
 from dlkit.core.recipe import Recipe
 from dlkit.nn.loader import Batches, Normalise
@@ -79,3 +82,23 @@ def test_evaluation_takes_four_micro_batches_at_once():
     assert {len(y) for _, y in job.train.mixed()} == {32, job.train.rows % 32}
     assert {len(y) for _, y in job.train.everything()} == {8, job.train.rows % 8}
     assert prepare(JobOptions("digits", ("flatten", "linear:10"), batch_size=64), Recipe()).valid.batch_size == 256
+
+
+class Far(Batches):
+    """Rows in main memory for a device that is elsewhere: what would be sent is noted."""
+
+    def _send(self, values):
+        self.sent.append(values)
+        return values.clone()
+
+
+@pytest.mark.parametrize("text", [None, "flip", "mixup:1,flip"])
+def test_what_is_sent_to_a_device_is_what_would_lie_there(text):
+    """Rows and partners are drawn and gathered here, one batch ahead: nobody asks the device for them."""
+    x = np.random.default_rng(0).integers(0, 256, (40, 3, 6, 6), dtype=np.uint8)
+    y, augment = np.arange(40) % 5, parse_augment(text) if text else None
+    near, far = (kind(x, y, 16, CPU, seed=2, augment=augment, classes=5) for kind in (Batches, Far))
+    far.device, far.sent = SimpleNamespace(type="elsewhere"), []
+    for here, there in zip(near.shuffled(1), far.shuffled(1), strict=True):
+        assert torch.equal(here.x, there.x) and torch.equal(here.y, there.y)
+    assert len(far.sent) == 3 * {None: 2, "flip": 3, "mixup:1,flip": 5}[text]
