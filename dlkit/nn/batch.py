@@ -12,7 +12,7 @@ from dlkit.core.footprint import parts, total
 from dlkit.core.machine import free_bytes
 from dlkit.core.units import binary
 from dlkit.nn.device import seed_step, synchronize
-from dlkit.nn.estimate import counted, planned
+from dlkit.nn.estimate import counted, own_parts, planned, with_own
 from dlkit.nn.job import Job
 from dlkit.nn.loader import Batches, at_once
 from dlkit.nn.objective import evaluate
@@ -170,19 +170,16 @@ def _estimated(job: Job) -> tuple[int, str]:
 
 def estimate(job: Job) -> Callable[[int], int]:
     """Bytes of a step by its rows; or of the evaluation of four micro-batches' worth, where that is known and more."""
-    model = counted(job)
+    model, own = counted(job), own_parts(job)
 
     def taken(rows: int) -> int:
-        found = parts(model, planned(job, rows))
+        found = with_own(parts(model, planned(job, rows)), own)
         unknown = [part.component for part in found if part.bytes is None]
         if unknown:
             raise _unknown(f"the {unknown[0]} of this network are not known")
-        return max(
-            total(found),
-            total(
-                parts(model, planned(job, rows)._replace(inference=True, batch=at_once(rows, job.recipe.accumulate)))
-            ),
-        )
+        there = sum(part.bytes or 0 for part in found if part.component in ("optimiser states", "averaged weights"))
+        evaluated = planned(job, rows)._replace(inference=True, batch=at_once(rows, job.recipe.accumulate))
+        return max(total(found), there + total(parts(model, evaluated)))
 
     return taken
 

@@ -13,18 +13,19 @@ from dlkit.core.footprint import Part, Plan, parts, total
 from dlkit.core.graph import Graph, Step, walk
 from dlkit.core.layers import Shape
 from dlkit.core.model import Measured, Walked
+from dlkit.core.recipe import Recipe
 from dlkit.core.result import Column, Result, Row
 from dlkit.nn import live, live_costs, live_memory
 from dlkit.nn.device import describe, synchronize
 from dlkit.nn.job import Job
 from dlkit.nn.objective import evaluate
+from dlkit.nn.optimizer import hidden_matrices
 from dlkit.nn.own import kind_of
 from dlkit.nn.trace import trace
 from dlkit.nn.train import begin
 
 WARM, MOST, ENOUGH = 3, 30, 2.0
 """Steps before the clock starts, the most that it times, and the seconds after which it has seen enough."""
-_STATES = {"rmsprop": "momentum", "adam": "adam", "adamw": "adamw", "muon": "muon"}
 
 
 def dry_run(job: Job) -> Result:
@@ -45,6 +46,7 @@ def dry_run(job: Job) -> Result:
     if job.own or job.trained != job.params:
         more, flops, found, notes = _of_module(job, plan)
         rows = rows or more
+    found = with_own(found, own_parts(job)) if found else found
     a_step, an_evaluation = _timed(job)
     total_steps = job.recipe.epochs * len(job.train)
     summary: dict[str, Any] = {
@@ -127,10 +129,41 @@ def planned(job: Job, rows: int) -> Plan:
     """The footprint's plan of a step of so many rows."""
     recipe = job.recipe
     precision = "fp32" if recipe.precision == "tf32" else recipe.precision
-    states = ("sgd" if recipe.momentum == 0 else "momentum") if recipe.optimizer == "sgd" else _STATES[recipe.optimizer]
+    states = _states(recipe)
     checkpoint = "full" if recipe.checkpoint_activations else "none"
     micro = -(-rows // recipe.accumulate)
     return Plan(precision=precision, optimizer=states, batch=micro, checkpoint=checkpoint)
+
+
+def _states(recipe: Recipe) -> str:
+    """The footprint's optimiser that keeps as many numbers for a parameter."""
+    if recipe.optimizer == "sgd":
+        return "sgd" if recipe.momentum == 0 else "momentum"
+    if recipe.optimizer == "rmsprop":
+        return "adam" if recipe.momentum else "momentum"
+    return recipe.optimizer
+
+
+def own_parts(job: Job) -> dict[str, int]:
+    """Bytes of components that are training's own affair: of an average of the weights, and of states where Muon and
+    AdamW share the weights."""
+    if job.recipe.optimizer != "muon" and job.recipe.ema is None and job.recipe.swa is None:
+        return {}
+    model = _fresh(job)[0]
+    trained = [p for p in model.parameters() if p.requires_grad]
+    found = {}
+    if job.recipe.optimizer == "muon":
+        inside = hidden_matrices(model)
+        found["optimiser states"] = sum(p.nbytes * (1 if id(p) in inside else 2) for p in trained)
+    if job.recipe.ema is not None or job.recipe.swa is not None:
+        found["averaged weights"] = sum(p.nbytes for p in model.parameters())
+    return found
+
+
+def with_own(found: list[Part], own: dict[str, int]) -> list[Part]:
+    """The footprint's components with what is training's own in their place, or behind them."""
+    known = [part._replace(bytes=own.get(part.component, part.bytes)) for part in found]
+    return known + [Part(name, size) for name, size in own.items() if name not in {part.component for part in found}]
 
 
 def _timed(job: Job) -> tuple[float, float]:

@@ -3,6 +3,7 @@
 import torch
 from torch import nn
 
+from dlkit.core.errors import DlkitError
 from dlkit.core.recipe import Recipe
 from dlkit.nn.norms import NORMS
 
@@ -25,11 +26,13 @@ def make_optimizers(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optimi
 
     if recipe.optimizer != "muon":
         return [_make(recipe.optimizer, groups(trained), recipe, fused)]
-    inside = _hidden_matrices(model)
+    inside = hidden_matrices(model)
     matrices = [p for p in trained if id(p) in inside]
     rest = [p for p in trained if id(p) not in inside]
+    if not matrices:
+        raise DlkitError("--optimizer muon has no effect: no linear layer before the last is trained", "use adamw")
     adamw = [_make("adamw", groups(rest), recipe, fused)] if rest else []
-    return [*([_muon(matrices, recipe)] if matrices else []), *adamw]
+    return [_muon(matrices, recipe), *adamw]
 
 
 def penalised(model: nn.Module) -> list[nn.Parameter]:
@@ -70,7 +73,7 @@ def _muon(matrices: list[nn.Parameter], recipe: Recipe) -> torch.optim.Optimizer
     )
 
 
-def _hidden_matrices(model: nn.Module) -> set[int]:
+def hidden_matrices(model: nn.Module) -> set[int]:
     """The weights of linear layers, the last one left out: that one's rows are classes, not features."""
     linears = [m for m in model.modules() if isinstance(m, nn.Linear)]
     tables = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}

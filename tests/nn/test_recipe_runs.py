@@ -61,6 +61,7 @@ def test_the_average_is_kept_and_the_live_weights_beside_it(inside, tmp_path):
         ("iris --momentum 1", "--momentum"),
         ("iris --accumulate 33 --batch-size 32", "--accumulate"),
         ("iris linear:3 --checkpoint-activations", "--checkpoint-activations"),
+        ("digits conv:4,k3 gap linear:10 --optimizer muon", "--optimizer muon"),
         ("iris linear:8 bn linear:3 --accumulate 20 --batch-size 32", "--batch-size 40"),
     ],
 )

@@ -8,8 +8,9 @@ import torch
 from torch import nn
 
 from dlkit.core.job import JobOptions
-from dlkit.core.recipe import Recipe
+from dlkit.core.recipe import OPTIMIZERS, Recipe
 from dlkit.nn import estimate
+from dlkit.nn.batch import estimate as estimate_of
 from dlkit.nn.blame import with_rows
 from dlkit.nn.fit import Diverged
 from dlkit.nn.gauge import Gauge, findings
@@ -161,6 +162,33 @@ def test_a_dry_run_says_that_it_would_search_for_the_rate(inside):
     ran = inside("train", "iris", "--lr", "auto", "--dry-run")
     assert ran.code == 0 and "3 sweeps of 150 steps would find the rate first" in ran.err
     assert "sweeps" not in inside("train", "iris", "--dry-run").err
+
+
+@pytest.mark.parametrize(
+    "network", ["flatten linear:16 relu linear:8 relu linear:10", "conv:8,k3 bn relu gap linear:9 linear:10"]
+)
+@pytest.mark.parametrize(
+    "said",
+    [
+        *({"optimizer": name} for name in OPTIMIZERS),
+        {"optimizer": "sgd", "momentum": 0.0},
+        {"optimizer": "rmsprop", "momentum": 0.9},
+        {"ema": 0.9},
+        {"swa": 0.5, "optimizer": "muon"},
+    ],
+)
+def test_a_dry_run_counts_what_the_optimiser_and_the_average_keep(monkeypatch, network, said):
+    monkeypatch.setattr(estimate, "MOST", 1)
+    job = prepare(JobOptions("digits", tuple(network.split())), Recipe(**said))
+    summary = estimate.dry_run(job).summary
+    told = summary["memory"]
+    stepper = begin(job).stepper
+    stepper(next(iter(job.train.shuffled(1))), Rates(0.01))
+    moments = [m for o in stepper.optimizers for state in o.state.values() for m in state.values()]
+    assert told["optimiser states"] == sum(m.nbytes for m in moments if isinstance(m, torch.Tensor) and m.dim())
+    average = stepper.average and sum(p.nbytes for p in stepper.average.model.parameters())
+    assert told.get("averaged weights") == average
+    assert summary["memory_bytes"] == sum(told.values()) <= estimate_of(job)(job.train.batch_size)
 
 
 def test_a_dry_run_times_steps_where_an_epoch_is_one(monkeypatch):

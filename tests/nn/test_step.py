@@ -138,11 +138,11 @@ def test_muon_takes_the_matrices_inside_and_adamw_the_rest():
 
 def test_weight_decay_and_l1_spare_biases_and_norms_of_any_shape():
     """A norm over maps has a weight of three dimensions, the bias of embedded columns one of two."""
-    model = build(spec.parse("conv:2,k3 ln:3 flatten linear:3").graph, (1, 6, 6))
+    model = build(spec.parse("conv:2,k3 ln:3 flatten linear:4 linear:3").graph, (1, 6, 6))
     assert model.ln1.weight.dim() == 3
     for step in (Stepper(model, CLASSES, Recipe(optimizer=name, l1=0.1)) for name in ("adamw", "muon")):
         decayed = [p for o in step.optimizers for g in o.param_groups if g["weight_decay"] for p in g["params"]]
-        wanted = {id(model.conv1.weight), id(model.linear1.weight)}
+        wanted = {id(model.get_submodule(name).weight) for name in ("conv1", "linear1", "linear2")}
         assert {id(p) for p in decayed} == {id(p) for p in step.penalised} == wanted
     table = build(spec.parse("columns:4,bins=8 linear:3").graph, (5,))
     assert table.columns1.bias.dim() == 2
