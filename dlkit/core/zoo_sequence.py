@@ -238,14 +238,36 @@ def vit(layers: int, width: int, heads: int, patch: int, *, classes: int, channe
     ]
 
 
-def swin(depths: tuple[int, ...], width: int, heads: int, *, classes: int, channels: int) -> Lines:
+def swin(
+    depths: tuple[int, ...],
+    width: int,
+    heads: int,
+    *,
+    classes: int,
+    channels: int,
+    patch: int = 4,
+    window: int = 7,
+    size: int = 224,
+) -> Lines:
     """A shifted-window transformer: windows of 7×7, every second block shifted; each stage halves the map."""
-    lines = [f"{channels}x224x224", f"conv:{width},k4,s4 channelslast ln:1"]
+    lines = [f"{channels}x{size}x{size}", f"conv:{width},k{patch},s{patch} channelslast ln:1"]
     for stage, depth in enumerate(depths):
-        h, feed = heads << stage, f"sum(ln:1 mlp:{4 * width << stage} | )"
-        pair = f"sum(ln:1 swinattn:{h} | ) {feed}", f"sum(ln:1 swinattn:{h},shift=1 | ) {feed}"
+        attention = partial(word, "swinattn", heads << stage, window=None if window == 7 else window)
+        feed = f"sum(ln:1 mlp:{4 * width << stage} | )"
+        pair = f"sum(ln:1 {attention()} | ) {feed}", f"sum(ln:1 {attention(shift=True)} | ) {feed}"
         lines += [f"# stage {stage + 1}", *(["patchmerge"] if stage else []), *_repeat(depth // 2, *pair)]
+        lines += [pair[0]] if depth % 2 else []
     return [*lines, f"# the classifier\nln:1 channelsfirst gap linear:{classes}"]
+
+
+def any_gpt(*, layers: int, width: int, heads: int, context: int, vocab: int) -> Lines:
+    """GPT-2 in any size, with as many positions as tokens."""
+    return gpt(layers, width, heads, context=context, vocab=vocab, positions=context)
+
+
+def any_swin(*, stages: int, depth: int, width: int, heads: int, **more: int) -> Lines:
+    """Swin in any size: stages of the same depth."""
+    return swin((depth,) * stages, width, heads, **more)
 
 
 # What has a name --------------------------------------------------------------------------------
@@ -314,11 +336,28 @@ def _decoders() -> dict[str, Net]:
     return nets
 
 
+def _of_any_size() -> dict[str, Net]:
+    """Small as built: for a text, for images of 32×32."""
+
+    def size(layers: int, heads: int, **more: int) -> dict[str, int]:
+        return {"layers": layers, "width": 128, "heads": heads, **more}
+
+    images = {"classes": 10, "channels": 3, "size": 32}
+    windows = {"stages": 2, "depth": 2, "width": 64, "heads": 2, "patch": 2, "window": 4}
+    return {
+        "gpt": Net("GPT-2 of any size", _tokens(128, 65) | size(4, 4), any_gpt),
+        "bert": Net(
+            "BERT of any size, a masked language model; as built BERT-tiny, Turc et al. 2019",
+            _tokens(128, 30522) | size(2, 2, classes=0),
+            masked,
+        ),
+        "vit": Net("ViT of any size", images | size(6, 4, patch=4), vit),
+        "swin": Net("Swin of any size", images | windows, any_swin),
+    }
+
+
 def _others() -> dict[str, Net]:
-    nets = {}
-    small = {"layers": 2, "width": 128, "heads": 2, "classes": 0}
-    summary = "BERT of any size, a masked language model; as built BERT-tiny, Turc et al. 2019"
-    nets["bert"] = Net(summary, _tokens(128, 30522) | small, masked)
+    nets = _of_any_size()
     for name, size in _BERT.items():
         nets[name] = Net("BERT with its pooler, Devlin et al. 2018", _tokens(512, 30522), partial(bert, *size))
     for name, (*sizes, head) in _T5.items():

@@ -75,7 +75,7 @@ VISION = {
 
 
 def test_every_name_is_checked():
-    assert {*PARAMETERS, *MILLIONS, *VISION, "bert"} == set(NETS)
+    assert {*PARAMETERS, *MILLIONS, *VISION, "gpt", "bert", "vit", "swin"} == set(NETS)
 
 
 @pytest.mark.published
@@ -90,6 +90,28 @@ def test_bert_of_any_size_is_that_of_the_published_masked_language_model():
     assert whole("bert:layers=12,width=768,heads=12,context=512").params == 109_514_298
     encoder = PARAMETERS["bert-base"] - 768 * 768 - 768
     assert whole("bert:layers=12,width=768,heads=12,context=512,classes=5").params == encoder + 5 * 769
+
+
+@pytest.mark.published
+@pytest.mark.parametrize(
+    ("any_size", "name"),
+    [
+        ("gpt:layers=12,width=768,heads=12,context=1024,vocab=50257", "gpt2"),
+        ("vit:layers=12,width=768,heads=12,patch=16,size=224,classes=1000", "vit_b_16"),
+    ],
+)
+def test_of_any_size_is_that_of_the_published_size(any_size, name):
+    assert (whole(any_size).params, whole(any_size).macs) == (whole(name).params, whole(name).macs)
+
+
+@pytest.mark.published
+def test_swin_of_any_size():
+    """Counted by hand: two norms, four projections, a bias for each relative position and head, two dense layers."""
+    width, wide = 64, 128
+    block = lambda w, h: 4 * w + 4 * (w * w + w) + 7 * 7 * h + 8 * w * w + 5 * w  # noqa: E731
+    parts = [3 * 4 * width + width + 2 * width, 2 * block(width, 2), 8 * width**2 + 8 * width, 2 * block(wide, 4)]
+    assert whole("swin").params == sum(parts) + 2 * wide + 10 * wide + 10
+    assert whole("swin:depth=3").params - whole("swin").params == block(width, 2) + block(wide, 4)
 
 
 @pytest.mark.published
