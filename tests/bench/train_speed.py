@@ -9,8 +9,9 @@ lightning    a LightningModule and a Trainer without logger, checkpoints and pro
 huggingface  transformers' Trainer with the same rows, without reports and saving
 nanogpt      of a text: the model of a checkout of nanoGPT (--nanogpt) of the same sizes, in the loop of its train.py
 
-Nobody clips gradients, and each builds its model within the time taken: epochs enough make that small. dlkit evaluates on two rows. The second ratio is of CPU seconds, which hold on a busy machine where wall seconds do not;
-with OMP_NUM_THREADS=1 they are those of the loop's own thread. The last line is the peak memory of the process.
+Nobody clips gradients, and each builds its model within the time taken: epochs enough make that small. dlkit evaluates
+on two rows. The second ratio is of CPU seconds, which hold on a busy machine where wall seconds do not; with
+OMP_NUM_THREADS=1 they are those of the loop's own thread. The last line is the peak memory of the process.
 """
 
 import argparse
