@@ -368,7 +368,7 @@ def test_an_existing_run_directory_is_refused(inside, tmp_path):
     assert not list((tmp_path / "here").iterdir())
 
 
-@pytest.mark.parametrize("command", ["baseline", "cluster"])
+@pytest.mark.parametrize("command", ["train", "baseline", "cluster"])
 def test_a_run_directory_that_is_there_is_noticed_before_the_data_is_read(inside, tmp_path, command):
     (tmp_path / "here").mkdir()
     (tmp_path / "link").symlink_to("nowhere")

@@ -7,8 +7,11 @@ from typing import Annotated, Any
 import typer
 
 from dlkit.commands import _options as opt
+from dlkit.core.errors import DlkitError
 from dlkit.core.keeping import Every, Keeping
+from dlkit.core.peers import restarted
 from dlkit.core.result import Result
+from dlkit.core.run import RunDirectory
 
 _PANEL, _LOOK = "Run", "Seeing"
 
@@ -64,6 +67,14 @@ def keeping(command: Callable[..., Result]) -> Callable[..., Result]:
     wrapper.__signature__ = inspect.Signature([job, recipe, *own, *options])  # type: ignore[attr-defined]
     wrapper.__module__ = command.__module__
     return wrapper
+
+
+def check_out(out: str | None, keeping: Keeping) -> None:
+    """Whether the run directory can be made, before anything is loaded. A run that is taken up has one."""
+    if keeping.resume is None and not restarted():
+        RunDirectory.check_free(out)
+    elif out is not None and keeping.resume not in (None, "auto"):
+        raise DlkitError(f"--out has no effect: {keeping.resume} goes on in its own directory", "leave --out out")
 
 
 def _option(name: str, default: Any, annotation: Any) -> inspect.Parameter:

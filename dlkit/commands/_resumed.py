@@ -9,8 +9,9 @@ from typing import Any
 import typer
 
 from dlkit.core.errors import DlkitError, ExitCode, bad_data
-from dlkit.core.io import missing, read_text
+from dlkit.core.io import read_text
 from dlkit.core.network import is_file, is_module
+from dlkit.core.run import no_run
 
 
 def resumed(context: typer.Context, arguments: dict[str, Any]) -> dict[str, Any]:
@@ -43,7 +44,7 @@ def _told(run: Path) -> dict[str, Any]:
     """Option -> value, from the configuration of a run; what lies beside the folder that it was called in is found."""
     path = run / "config.json"
     if not run.is_dir():
-        raise missing(str(run), FileNotFoundError(2, "no such run directory"))
+        raise no_run(run)
     if not path.exists():
         raise DlkitError(f"{run}: no checkpoint to resume from", code=ExitCode.NO_INPUT)
     try:

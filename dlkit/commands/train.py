@@ -64,6 +64,8 @@ def command(
         typer.Option("--dry-run", help="Network, costs, memory, steps and time of the run, and no run."),
     ] = False,
 ) -> Result:  # fmt: skip
+    if not dry_run:
+        keep.check_out(out, keeping)
     from dlkit.nn import answers
 
     rival = _runs.rival(against, job.device, job.network) if against else None

@@ -81,7 +81,7 @@ class RunDirectory:
     def reopen(cls, path: Path) -> "RunDirectory":
         """Take a run's directory up again. Not there: exit code 66; in use: 73. What a crash left half-written goes."""
         if not path.is_dir():
-            raise missing(str(path), FileNotFoundError(errno.ENOENT, "no such run directory"))
+            raise no_run(path)
         try:
             directory = cls(path)
         except OSError as failure:
@@ -159,6 +159,13 @@ class RunDirectory:
         digests = {p.relative_to(self.path).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
         self.write_json(MANIFEST, {"sha256": digests})
         self._lock.release()
+
+
+def no_run(path: Path) -> DlkitError:
+    """Where the directory of a run is needed, and there is none."""
+    if path.is_file():
+        return bad_data(f"{path}: a file, where the directory of a run is needed")
+    return missing(str(path), FileNotFoundError(errno.ENOENT, "no such run directory"))
 
 
 def _taken(path: Path) -> DlkitError:
@@ -321,7 +328,7 @@ def _no_manifest(path: Path, failure: OSError) -> DlkitError:
     if not isinstance(failure, FileNotFoundError | NotADirectoryError):
         return missing(str(path / MANIFEST), failure)
     if path.is_file():
-        return bad_data(f"{path}: a file, where the directory of a run is needed")
+        return no_run(path)
     if not path.is_dir():
         return missing(str(path), failure)
     if (path / "config.json").exists():

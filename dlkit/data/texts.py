@@ -12,7 +12,7 @@ from dlkit.data.corpus import Corpus, read_text_corpus
 from dlkit.data.vocabulary import Vocabulary, fit_vocabulary, vocabulary_from_json
 
 FORMAT = 1
-_TABLE_ONLY = (
+_NO_TEXTS = (
     "target",
     "targets",
     "task",
@@ -25,6 +25,7 @@ _TABLE_ONLY = (
     "drop",
     "delimiter",
     "header",
+    "image_size",
 )
 
 
@@ -107,7 +108,7 @@ def read_texts(
 
     form  --vocab, of a vocabulary to fit; `known` is one that is fitted already
     """
-    reading.refuse_for("a text for a language model", *_TABLE_ONLY)
+    reading.refuse_for("a text for a language model", *_NO_TEXTS)
     corpus = read_text_corpus(source, reading)
     cut = len(corpus.text) - round(valid * len(corpus.text))
     vocabulary = known or fit_vocabulary(form, corpus.text[:cut])

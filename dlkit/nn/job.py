@@ -30,7 +30,7 @@ from dlkit.nn.own import Own, kind_of, open_own
 from dlkit.nn.padding import heed
 from dlkit.nn.prose import check_reads, fit_prose
 from dlkit.nn.ranks import ALONE, Ranks
-from dlkit.nn.start import Network, Start, make, network_of, starting, told_apart
+from dlkit.nn.start import Network, Start, blamed, make, network_of, starting, told_apart
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,8 @@ def prepare_rows(options: JobOptions, recipe: Recipe, ranks: Ranks = ALONE, shar
         console.warn(text)
     schema = fit_prose(dataset, split.train, column, options) if column else fit_schema(dataset, split.train)
     words = options.network or (network_of(options.init_from).split() if options.init_from else ())
-    name, graph = _network(tuple(words), schema, dataset)
+    with blamed(options):
+        name, graph = _network(tuple(words), schema, dataset)
     size = options.batch_size or default_batch_size(len(split.train))
 
     def side(rows: np.ndarray, batch: int, augment: Augment | None = None) -> Batches:

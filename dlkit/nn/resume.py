@@ -9,9 +9,8 @@ import torch
 
 from dlkit.core import console
 from dlkit.core.errors import DlkitError, ExitCode
-from dlkit.core.io import missing
 from dlkit.core.reading import said_as
-from dlkit.core.run import RunDirectory
+from dlkit.core.run import RunDirectory, no_run
 from dlkit.nn.checkpoint import FOLDER, Saved, header, listed
 from dlkit.nn.own import SOURCE
 from dlkit.nn.scalars import FOLDER as SCALARS
@@ -59,7 +58,7 @@ def find(resume: str | None, out: str | None, stem: str, config: Mapping[str, An
 
 def _nothing(path: Path) -> DlkitError:
     if not path.is_dir():
-        return missing(str(path), FileNotFoundError(2, "no such run directory"))
+        return no_run(path)
     return DlkitError(f"{path}: no checkpoint to resume from", code=ExitCode.NO_INPUT)
 
 
@@ -128,7 +127,7 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
         one["options.init_from"] = (path := one.get("options.init_from")) and Path(str(path)).name
     names = [n for n in old | new if not any(n == h or n.startswith(h + ".") for h in HARMLESS)]
     changed = [n for n in names if old.get(n) != new.get(n)]
-    order = ("fingerprint", "rows", "network")
+    order = ("fingerprint", "options.reading.target", "options.reading.targets", "rows", "network")
     changed.sort(key=lambda n: order.index(n) if n in order else len(order))
     return [_said(n, old.get(n), new.get(n)) for n in changed]
 

@@ -1,6 +1,7 @@
 """What a network starts from: another run's weights, and parts that are not trained, or adapters that alone are."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
@@ -145,6 +146,19 @@ def _prove(start: Start, network: Own, shape: Shape, kind: Kind) -> None:
             f"{', '.join(start.adapted[:3])} cannot be merged",
             "name other layers: --lora r=8,targets=…",
         )
+
+
+@contextmanager
+def blamed(options: JobOptions) -> Iterator[None]:
+    """What does not fit in a network that nobody wrote is said of the run that it comes from."""
+    try:
+        yield
+    except DlkitError as failure:
+        if options.network or not options.init_from:
+            raise
+        message = f"the network of --init-from {options.init_from} does not fit: {failure.message}"
+        hint = "name a NETWORK: of layers that it shares with the run, by name and shape, the weights are taken"
+        raise DlkitError(message, hint, failure.code, failure.context) from None
 
 
 def told_apart(run: str, columns: Sequence[str], classes: Sequence[str]) -> None:

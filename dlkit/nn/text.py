@@ -14,7 +14,6 @@ from dlkit.core.graph import walk
 from dlkit.core.job import JobOptions
 from dlkit.core.layers import Shape, show
 from dlkit.core.recipe import Recipe
-from dlkit.core.splitting import Splitting
 from dlkit.data.inherit import inherited
 from dlkit.data.split import Split
 from dlkit.data.texts import TextSchema, read_texts
@@ -26,7 +25,7 @@ from dlkit.nn.objective import Objective
 from dlkit.nn.own import Own, open_own
 from dlkit.nn.prose import check_vocabulary
 from dlkit.nn.ranks import ALONE, Ranks
-from dlkit.nn.start import Network, network_of, starting
+from dlkit.nn.start import Network, blamed, network_of, starting
 from dlkit.nn.windows import Windows
 
 VOCAB, CONTEXT = "char", 128
@@ -42,7 +41,8 @@ def prepare_text(options: JobOptions, recipe: Recipe, ranks: Ranks = ALONE, shar
     context = options.context or (known.context if known else CONTEXT)
     form, vocabulary = options.vocab or VOCAB, known.vocabulary if known else None
     texts, schema = read_texts(options.data, options.reading, options.valid, form, context, vocabulary)
-    name, graph, schema = _network(options, schema)
+    with blamed(options):
+        name, graph, schema = _network(options, schema)
     _announce(options, schema, known is not None)
     rows = len(texts.train) // schema.context
     size = min(options.batch_size or min(default_batch_size(rows), LARGEST_BATCH), max(rows - 1, 1))
@@ -66,11 +66,12 @@ def prepare_text(options: JobOptions, recipe: Recipe, ranks: Ranks = ALONE, shar
 
 def _refuse(options: JobOptions, recipe: Recipe) -> None:
     """What means nothing for a text."""
+    column = next(iter(options.splitting.columns), "")
     said = {
         "--augment": recipe.augment,
         "--class-weights": recipe.class_weights,
         f"--loss {recipe.loss}": recipe.loss not in (None, "cross-entropy"),
-        "a split by columns": options.splitting != Splitting(),
+        f"--{column}": column,
     }
     for name, value in said.items():
         if value:

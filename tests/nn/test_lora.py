@@ -307,7 +307,8 @@ def test_a_forward_that_reads_a_weight_itself_is_refused(inside, tmp_path):
     ],
 )
 def test_refused_by_name(base, inside, tmp_path, words, said):
-    ran = inside("train", "iris", "--lora", "r=2", *(str(base) if word == "BASE" else word for word in words))
+    lora = [] if "--lora" in words else ["--lora", "r=2"]
+    ran = inside("train", "iris", *lora, *(str(base) if word == "BASE" else word for word in words))
     assert_error(ran, 2)
     assert said in ran.err
     assert not (tmp_path / "runs").exists()

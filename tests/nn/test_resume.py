@@ -409,6 +409,32 @@ def test_epochs_that_are_done(inside, tmp_path):
     assert ran.code == 0 and "nothing is left to train" in ran.err
 
 
+def test_another_directory_or_a_file_is_no_run_to_resume(inside, tmp_path):
+    trained(inside, *IRIS, "--out", "run")
+    ran = inside("train", "--resume", "run", "--epochs", "5", "--out", "other")
+    assert_error(ran, 2)
+    assert "--out has no effect" in ran.err and not (tmp_path / "other").exists()
+    (tmp_path / "file").write_text("")
+    for words in (IRIS, []):
+        ran = inside("train", *words, "--resume", "file")
+        assert_error(ran, 65)
+        assert "file: a file, where the directory of a run is needed" in ran.err
+
+
+def test_another_target_is_named_before_what_follows_from_it(inside, tmp_path):
+    table = "a,b,c\n" + "".join(
+        f"{i / 7:.3f},{'no' if i % 3 else 'yes'},{'xyz'[i % 3] if i % 9 else ''}\n" for i in range(60)
+    )
+    (tmp_path / "t.csv").write_text(table)
+    trained(inside, "t.csv", "--target", "b", "--epochs", "1", "--out", "run")
+    ran = inside("train", "t.csv", "--target", "c", "--resume", "run")
+    assert_error(ran, 2)
+    assert "--target was b, it is c" in ran.err.splitlines()[-2]
+    ran = inside("train", "t.csv", "--target", "c", "--init-from", "run")
+    assert_error(ran, 2)
+    assert "the network of --init-from run does not fit: " in ran.err and "NETWORK" in ran.err.splitlines()[-1]
+
+
 def test_only_the_newest_are_kept(inside, tmp_path):
     trained(inside, *IRIS, "--out", "run", "--checkpoint-every", "1", "--keep", "3")
     kept = listed(tmp_path / "run" / "checkpoint")

@@ -128,6 +128,8 @@ def test_micro_batches_and_resuming_change_nothing(inside, text, tmp_path):
         (["train", "letters.txt", "--device", "cpu", "--precision", "tf32"], 2, "--precision tf32"),
         (["train", "letters.txt", *NET.split(" ", 2), *SMALL, "--lr", "1e38"], 70, "its rows are token "),
         (["train", "letters.txt", "--vocab", "words"], 2, "--vocab words"),
+        (["train", "letters.txt", "--image-size", "8"], 2, "--image-size"),
+        (["train", "letters.txt", "--group", "a"], 2, "--group has no effect"),
         (["train", "letters.txt", "embed:9,8", "lmhead:9"], 2, "lmhead:28"),
         (["train", "iris", "--context", "8"], 2, "--context"),
         (["train", "iris", "--vocab", "byte"], 2, "--vocab"),
