@@ -56,8 +56,7 @@ class SinusoidalPositions(nn.Module):
     """Adds sin(p/10000^(2i/D)) at feature 2i and its cosine at 2i + 1 (Vaswani et al. 2017)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        angles = _angles(x.shape[1], x.shape[2], 10000.0, x.device)
-        return x + torch.stack([angles.sin(), angles.cos()], -1).flatten(1).to(x.dtype)
+        return x + sinusoids(x.shape[1], x.shape[2], x.device).to(x.dtype)
 
 
 class Segments(nn.Module):
@@ -80,6 +79,12 @@ class ClassToken(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.cat([self.weight.expand(x.shape[0], 1, -1), x], 1)
+
+
+def sinusoids(length: int, width: int, device: torch.device) -> Tensor:
+    """length×width: sines of each position at even features, their cosines at odd ones."""
+    angles = _angles(length, width, 10000.0, device)
+    return torch.stack([angles.sin(), angles.cos()], -1).flatten(1)[:, :width]
 
 
 def _angles(length: int, width: int, base: float, device: torch.device) -> Tensor:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import random
 
 import numpy as np
 import pytest
@@ -11,6 +12,8 @@ from torch.nn import functional as F
 from dlkit.core import network, spec
 from dlkit.core.field import looks_ahead
 from dlkit.core.graph import walk
+from dlkit.nn.build import build
+from dlkit.nn.initial import initialise, place
 from dlkit.nn.masking import Masked
 from dlkit.nn.objective import IGNORED, Objective, evaluate
 
@@ -133,6 +136,29 @@ def test_training_learns_to_fill_gaps_and_eval_agrees(inside, text, tmp_path):
     ]:
         ran = inside(*words)
         assert (ran.code, ran.out) == (2, "") and said in ran.err, ran
+
+
+def test_a_small_bert_finds_what_stands_beside_a_hidden_token(inside, tmp_path):
+    """Each letter three times, the next drawn: only the neighbours tell, and the commonest letter is right 1 in 8."""
+    draw = random.Random(0)
+    (tmp_path / "thrice.txt").write_text("".join(3 * draw.choice("abcdefgh") for _ in range(6000)))
+    words = ["bert:layers=1,width=32", "--context", "16", "--batch-size", "32", "--lr", "0.005", "--epochs", "20"]
+    ran = inside("train", "thrice.txt", *words, "-q")
+    assert ran.code == 0 and float(ran.out) < 3, ran
+
+
+def test_learned_positions_begin_as_waves_as_strong_as_the_tokens():
+    """One matrix moves all of them by a place; of random vectors as many as half the width it moves none."""
+    graph = spec.parse("embed:9,16 pos attn:2 lmhead:9,tie=1").graph
+    model = build(graph, (64,))
+    initialise(model), place(model)
+    tokens, table = model.get_submodule("embed1").weight.detach(), model.get_submodule("pos1").weight.detach()
+    assert table.square().mean().sqrt() == pytest.approx(tokens.std().item(), rel=0.01)
+    step = torch.linalg.pinv(table[:-1].double(), rtol=1e-6) @ table[1:].double()
+    assert (table[:-1].double() @ step - table[1:]).norm() < 1e-3 * table.norm()
+    odd = build(spec.parse("embed:9,7 pos attn:1 select:mean linear:2").graph, (5,))
+    place(odd)
+    assert odd.get_submodule("pos1").weight.shape == (5, 7)
 
 
 def test_micro_batches_and_resuming_change_nothing(inside, text, tmp_path):

@@ -54,3 +54,19 @@ def test_images(inside, shared, name, words, bound):
     ran = inside("train", source, *words, "--json")
     assert ran.code == 0, ran.err
     assert json.loads(ran.out)["summary"]["best"] >= bound
+
+
+@pytest.mark.parametrize(
+    ("network", "bound"),
+    [
+        # Shakespeare's letters by their shares alone: 27. Both sides of a gap tell more than what is before a letter.
+        (["bert:layers=2,width=64"], 7.0),
+        (["embed:66,64", "pos", "2*(sum(ln attn:2,causal=1 | ) sum(ln mlp:256 | ))", "ln", "lmhead:66,tie=1"], 7.0),
+    ],
+)
+def test_language_models_of_shakespeare(inside, shared, network, bound):
+    """Perplexity of a letter after three epochs of networks of 110,000 weights."""
+    words = ["--context", "64", "--batch-size", "64", "--epochs", "3"]
+    ran = inside("train", str(shared("tinyshakespeare.txt")), *network, *words, "--json")
+    assert ran.code == 0, ran.err
+    assert json.loads(ran.out)["summary"]["best"] <= bound
