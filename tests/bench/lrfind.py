@@ -255,10 +255,12 @@ def report(done: dict[str, Any]) -> None:
     names = list(next(iter(rows.values())))
     print(f"{'regret, %':32}" + "".join(f"{n:>16}" for n in names))
     for name, row in rows.items():
-        print(f"{name:32}" + "".join(f"{row[n] if n == 'best lr' else 100 * row[n]:16.4g}" for n in names))
+        print(
+            f"{name:32}" + "".join(f"{row[n] if n == 'best lr' else 100 * row.get(n, math.nan):16.4g}" for n in names)
+        )
     for part in ("", *SCHEDULES, *RANGES):
         chosen = [row for name, row in rows.items() if part in name.split() or not part]
-        means = [statistics.fmean(row[n] for row in chosen) for n in names[1:]]
+        means = [statistics.fmean(row[n] for row in chosen if n in row) for n in names[1:]]
         print(f"{f'mean {part}':32}{'':16}" + "".join(f"{100 * mean:16.4g}" for mean in means))
 
 
