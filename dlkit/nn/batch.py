@@ -75,8 +75,8 @@ def largest(fits: Callable[[int], bool], first: int, most: int) -> tuple[int, in
 
 
 def _first(job: Job) -> int:
-    """The smallest batch to try: batch norm has no variance in one row, and a micro-batch has a row at least."""
-    return min(max(2, job.recipe.accumulate), job.train.rows)
+    """The smallest batch to try: batch norm has no variance in a micro-batch of one row."""
+    return min(2 * job.recipe.accumulate, job.train.rows)
 
 
 def _none(job: Job, of: str) -> DlkitError:

@@ -82,7 +82,9 @@ def fit(
                 losses.fold()
                 if watch.stopped:
                     return
+                paused = time.perf_counter()
                 yield None
+                started += time.perf_counter() - paused
         losses.fold()
         synchronize(train.device)
         seconds = time.perf_counter() - started

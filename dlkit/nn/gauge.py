@@ -25,6 +25,7 @@ class Gauge:
         trained = {name: [p for p in parameters if p.requires_grad] for name, parameters in own.items()}
         self.layers = {name: parameters for name, parameters in trained.items() if parameters}
         self.rectifiers = {name: m for name, m in model.named_modules() if isinstance(m, _RECTIFIERS)}
+        self.axes = _unit_axes(model)
         self._arm()
 
     def take(self) -> list[dict[str, Any]]:
@@ -55,7 +56,7 @@ class Gauge:
     def _see(self, name: str) -> Callable[..., None]:
         def hook(module: nn.Module, inputs: Any, out: Tensor) -> None:
             if module.training:
-                units = (out.detach() != 0).movedim(-1 if out.dim() == 3 else 1, 0).flatten(1).any(1)
+                units = (out.detach() != 0).movedim(self.axes[name], 0).flatten(1).any(1)
                 self.alive[name] = self.alive[name] | units if name in self.alive else units
 
         return hook
@@ -75,6 +76,20 @@ class Gauge:
             ratio = moved / weight if weight else None
             self.rows.setdefault(name, {}).update(weight_norm=weight, update_ratio=ratio)
         self._disarm()
+
+
+def _unit_axes(model: nn.Module) -> dict[str, int]:
+    """On which axis of its output a rectifier has its units, as the layer with weights before it has them: that behind
+    the batch, or of vectors and of sequences B×T×D the last."""
+    axes, last = {}, 1
+    for name, module in model.named_modules():
+        if isinstance(module, _RECTIFIERS):
+            axes[name] = last
+        elif isinstance(module, nn.modules.conv._ConvNd | nn.modules.batchnorm._NormBase | nn.GroupNorm):
+            last = 1
+        elif any(True for _ in module.parameters(recurse=False)):
+            last = -1
+    return axes
 
 
 def _norm(tensors: list[Tensor]) -> float:

@@ -2,6 +2,7 @@
 
 import copy
 import math
+import time
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from torch.optim import lr_scheduler as rates
 
 from dlkit.core import console
 from dlkit.core.job import JobOptions
+from dlkit.core.keeping import Every
 from dlkit.core.recipe import Recipe
 from dlkit.nn.fit import fit
 from dlkit.nn.prepare import prepare
@@ -163,6 +165,19 @@ def test_a_step_that_loss_scaling_skips_is_no_step_of_the_schedule(monkeypatch):
     assert asked == [0, 1, 1, 1, 2, 3, 4, 5]
     assert (state.stepper.skipped, state.stepper.average.count) == (2, 6)
     assert state.stepper.scaler.get_scale() == 2.0**14
+
+
+def test_the_time_of_an_epoch_is_that_of_its_steps():
+    """While a checkpoint is written the clock stands."""
+    recipe, paused = Recipe(epochs=1), 0.0
+    job = prepare(JobOptions("iris", ("linear:3",)), recipe)
+    with console.progress(0) as bar:
+        watch = Watch(Every(steps=1))
+        for epoch in fit(begin(job), job.train, job.valid, job.objective, recipe, watch, bar):
+            if epoch is None:
+                time.sleep(0.5)
+                paused += 0.5
+    assert paused == 2 and epoch.seconds < 1
 
 
 # Losses and penalties ------------------------------------------------------------------------------------------------

@@ -89,6 +89,28 @@ def test_dead_units_and_a_rate_that_is_too_high():
     assert "75% of 1's units are 0" in said and "by more than a tenth" in said
 
 
+class Turned(nn.Module):
+    def forward(self, x):
+        return x.transpose(1, 2)
+
+
+def test_a_unit_is_a_channel_of_a_map_and_a_feature_of_a_sequence():
+    """Three of four channels, and three of four features, are 0 at every position; of positions none is."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv1d(4, 4, 1), nn.ReLU(), Turned(), nn.Linear(4, 4), nn.ReLU(), nn.Flatten(), nn.Linear(20, 3)
+    )
+    with torch.no_grad():
+        for layer in (model[0], model[3]):
+            layer.bias.copy_(torch.tensor([100.0, -100.0, -100.0, -100.0]))
+        model[3].weight.zero_()
+    step = Stepper(model, CLASSES, Recipe(optimizer="sgd"))
+    gauge = Gauge(model, step.optimizers)
+    step((torch.randn(8, 4, 5), torch.arange(8) % 3), Rates(0.1))
+    rows = {row["layer"]: row for row in gauge.take()}
+    assert rows["1"]["dead"] == rows["4"]["dead"] == 0.75
+
+
 def test_a_layer_that_two_optimisers_train_is_watched_whole():
     """Muon has the weight, AdamW the bias, and all of the last layer."""
     torch.manual_seed(0)

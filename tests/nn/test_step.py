@@ -1,13 +1,21 @@
 """One step, against hand-written ones; what must never reach the weights; and what each option means."""
 
+from contextlib import nullcontext
+
+import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from dlkit.core import spec
+from dlkit.core.augment import parse_augment
 from dlkit.core.errors import DlkitError
 from dlkit.core.recipe import OPTIMIZERS, Recipe
+from dlkit.nn import step as step_module
 from dlkit.nn.build import build
+from dlkit.nn.loader import Batches, Normalise
 from dlkit.nn.objective import Objective
 from dlkit.nn.schedule import Rates
 from dlkit.nn.step import Stepper
@@ -313,3 +321,51 @@ def test_the_state_of_a_step_is_all_there_is():
     assert all(torch.equal(a, b) for a, b in zip(through.parameters(), second.parameters(), strict=True))
     averaged = zip(whole.judged.parameters(), resumed.judged.parameters(), strict=True)
     assert all(torch.equal(a, b) for a, b in averaged)
+
+
+class Copies(TorchDispatchMode):
+    """Notes each copy between the host and a device: one that is asked for in the loop waits for all before it."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        places = {
+            leaf.device.type for leaf in tree_leaves((args, out)) if isinstance(leaf, torch.Tensor) and leaf.dim()
+        }
+        assert len(places) < 2, f"{func} goes between {places}"
+        return out
+
+
+META = torch.device("meta")
+LOOPS = [
+    (
+        {"clip": 1.0, "l1": 0.01, "ema": 0.9, "accumulate": 3},
+        {"smoothing": 0.1, "weights": torch.ones(3)},
+        "flip,crop:2",
+    ),
+    ({"optimizer": "sgd", "swa": 0.5}, {}, "resize:0.5,color:0.2,mixup:1,cutmix:1"),
+    ({"optimizer": "adam", "checkpoint_activations": True}, {"name": "focal", "weights": torch.ones(3)}, None),
+]
+
+
+@pytest.mark.parametrize(("said", "objective", "augment"), LOOPS)
+def test_a_loop_over_data_on_a_device_never_waits_for_it(monkeypatch, said, objective, augment):
+    """On torch's meta device, where reading a number is an error: gather, augment, normalise, step."""
+    monkeypatch.setattr(step_module, "autocast", lambda precision, device: nullcontext())
+    monkeypatch.setattr(step_module, "scaler", lambda precision, device: torch.amp.GradScaler("cpu", enabled=False))
+    model = build(spec.parse("conv:4,k3 bn relu sum(conv:4,k3,p1 bn | ) gap dropout:0.1 linear:3").graph, (3, 9, 9))
+    if "weights" in objective:
+        objective = objective | {"weights": objective["weights"].to(META)}
+    mean, std = torch.zeros(1, 3, 1, 1, device=META), torch.ones(1, 3, 1, 1, device=META)
+    x, y = np.zeros((40, 3, 9, 9), np.uint8), np.zeros(40, np.int64)
+    how = parse_augment(augment) if augment else None
+    data = Batches(x, y, 16, META, Normalise(mean, std), augment=how, classes=3)
+    data.micro_batches = said.get("accumulate", 1)
+    step = Stepper(model.to(META), Objective("classification", 3, **objective), Recipe(**said))
+    step.fused = True  # no kernel of that kind is there for this device: the optimisers are torch's affair
+    for optimizer in step.optimizers:
+        monkeypatch.setattr(optimizer, "step", lambda: None)
+    for epoch in (1, 2):  # tables are copied once
+        batches = data.shuffled(epoch)
+        with Copies() if epoch == 2 else nullcontext():
+            for batch in batches:
+                assert step(batch, Rates(0.1), 5).device == META
