@@ -169,6 +169,17 @@ def check_rise(recipe: Recipe, total: int) -> None:
         raise DlkitError(f"--warmup {recipe.warmup:g}: the run has {total} steps", "a share of them, such as 0.1")
 
 
+def idle(recipe: Recipe) -> str | None:
+    """Why a plateau's rate would never fall: the run is over before."""
+    if recipe.schedule != "plateau":
+        return None
+    waits, patience = Plateau.patience + 1, recipe.patience
+    falls = f"--schedule plateau lowers the rate after {waits} epochs without a lower loss"
+    if patience is not None and patience <= waits:
+        return f"{falls}; --patience {patience} ends the run before"
+    return f"{falls}; --epochs is {recipe.epochs}" if recipe.epochs <= waits + 1 else None
+
+
 def _warm(recipe: Recipe) -> float:
     """The rise at the start, as the user says it. One-cycle, linear and wsd have one in their name."""
     return _WARM.get(recipe.schedule, 0.0) if recipe.warmup is None else recipe.warmup
@@ -186,7 +197,11 @@ def _schedule(recipe: Recipe, total: int) -> Schedule:
     said: dict[str, Any] = {}
     if recipe.min_lr is not None and recipe.schedule != "plateau":
         said["floor"] = recipe.min_lr / recipe.lr
-    said |= {name: getattr(recipe, name) for name in ("cycles", "decay") if getattr(recipe, name) is not None}
-    schedule = partial(SCHEDULES[recipe.schedule], **said) if said else SCHEDULES[recipe.schedule]
     steps = _rise(recipe, total)
+    if recipe.cycles is not None:
+        said["cycles"] = recipe.cycles
+    if recipe.schedule == "wsd":  # a share of all steps, of which the rise takes some
+        share = DECAY if recipe.decay is None else recipe.decay
+        said["decay"] = min(share * total / max(total - steps, 1), 1.0)
+    schedule = partial(SCHEDULES[recipe.schedule], **said) if said else SCHEDULES[recipe.schedule]
     return warmed(schedule, steps) if steps else schedule

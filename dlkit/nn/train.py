@@ -34,7 +34,7 @@ from dlkit.nn.own import SOURCE
 from dlkit.nn.precision import set_matmul
 from dlkit.nn.resume import check
 from dlkit.nn.scalars import Scalars
-from dlkit.nn.schedule import Plan, check_rise
+from dlkit.nn.schedule import Plan, check_rise, idle
 from dlkit.nn.state import State
 from dlkit.nn.step import Stepper
 from dlkit.nn.verdict import Verdict, judge, train_score
@@ -117,6 +117,9 @@ def _again(job: Job, directory: RunDirectory) -> str:
 def _ready(job: Job, keeping: Keeping, directory: RunDirectory | None) -> tuple[State, Checkpoints]:
     """The state to train from and where it is saved: fresh, or as the newest checkpoint has it."""
     about, state = config(job), begin(job)
+    unheard = idle(job.recipe)
+    if unheard:
+        console.warn(unheard)
     checkpoints = Checkpoints(directory, keeping.keep, about)
     saved = checkpoints.latest(job.ranks) if keeping.resume else None
     if saved:

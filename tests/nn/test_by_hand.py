@@ -67,10 +67,10 @@ def risen(steps: int, after):
     return lambda i: (i + 1) / (steps + 1) if i < steps else after(i - steps)
 
 
-def cooled(total: int):
-    """Stable, then 1 - √ over the last fifth."""
-    start = 0.8 * total
-    return lambda i: 1 - math.sqrt(max(i - start, 0) / (total - start))
+def cooled(total: int, rise: int):
+    """Stable, then 1 - √ over the last fifth of all steps."""
+    start = 0.8 * total - rise
+    return lambda i: 1 - math.sqrt(max(i - start, 0) / (0.2 * total))
 
 
 def restarted(total: int):
@@ -94,7 +94,7 @@ def schedule(name: str, optimizer: torch.optim.Optimizer, total: int):
     factors = {
         "cosine-restarts": restarted(total),
         "linear": risen(tenth, lambda i: 1 - i / (total - tenth)),
-        "wsd": risen(twentieth, cooled(total - twentieth)),
+        "wsd": risen(twentieth, cooled(total, twentieth)),
         "constant": lambda i: 1.0,
         "plateau": lambda i: 1.0,
     }

@@ -14,6 +14,7 @@ from dlkit.nn.schedule import (
     check_rise,
     cosine,
     cosine_restarts,
+    idle,
     linear,
     one_cycle,
     warmed,
@@ -116,6 +117,28 @@ def test_averaging_starts_where_the_rate_stays():
 def test_averaging_all_epochs_is_at_the_peak_and_not_at_the_start_of_the_rise(name):
     plan = Plan(Recipe(lr=1.0, epochs=1, swa=0.25, schedule=name), 100, 100)
     assert plan(99).lr > 0.99 and plan(99).lr == plan(40).lr
+
+
+def test_wsd_falls_over_a_share_of_all_steps():
+    plan = Plan(Recipe(lr=1.0, schedule="wsd", warmup=0.5, decay=0.4), 100, 100)
+    assert [plan(i).lr for i in range(50, 60)] == [1.0] * 10
+    assert plan(70).lr == pytest.approx(1 - (10 / 40) ** 0.5)
+    steep = Plan(Recipe(lr=1.0, schedule="wsd", warmup=0.5, decay=0.9), 100, 100)
+    assert steep(50).lr == 1.0 and steep(51).lr < 1.0
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        ({"patience": 6}, "--patience 6 ends the run before"),
+        ({"epochs": 7}, "--epochs is 7"),
+        ({"patience": 7, "epochs": 8}, None),
+        ({"schedule": "cosine", "patience": 1}, None),
+    ],
+)
+def test_a_plateau_that_is_never_reached_is_said(said, words):
+    told = idle(Recipe(**{"schedule": "plateau"} | said))
+    assert told is None if words is None else words in str(told)
 
 
 def test_a_rise_that_outlasts_the_run_is_refused():
