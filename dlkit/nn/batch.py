@@ -1,6 +1,5 @@
 """`--batch-size auto`: the most rows of a step that memory holds."""
 
-import gc
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -11,7 +10,7 @@ from dlkit.core.errors import DlkitError, ExitCode
 from dlkit.core.footprint import parts, total
 from dlkit.core.machine import free_bytes
 from dlkit.core.units import binary
-from dlkit.nn.device import seed_step, synchronize
+from dlkit.nn.device import release, seed_step, synchronize
 from dlkit.nn.estimate import counted, own_parts, planned, with_own
 from dlkit.nn.job import Job
 from dlkit.nn.loader import Batches, at_once
@@ -111,9 +110,7 @@ class Trial:
         ran = self._runs(self.job.with_batch(rows))
         self.peaks[rows] = torch.cuda.max_memory_allocated(self.job.device) if cuda else 0
         self.step.clear()
-        if cuda:
-            gc.collect()
-            torch.cuda.empty_cache()
+        release(self.job.device)
         return ran and self.peaks[rows] <= self.room
 
     def _runs(self, job: Job) -> bool:
@@ -144,8 +141,7 @@ def _tried(job: Job) -> tuple[int, str]:
         raise _none(job, f"the {binary(whole - held)} that are free on {job.device}")
     peak = trial.peaks[size]
     del trial
-    gc.collect()
-    torch.cuda.empty_cache()
+    release(job.device)
     what = f"a step of {beyond:,} rows does not fit" if beyond else f"all {size:,} training rows fit in one step"
     return size, f"{what}; at most {binary(peak)} of {binary(whole)} are taken"
 

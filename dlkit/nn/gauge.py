@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dlkit.nn.ranks import ALONE, Ranks
+
 _RECTIFIERS = (nn.ReLU, nn.ReLU6, nn.Hardsigmoid, nn.Hardswish)
 VANISHING = 1e-3
 """First layer's gradient over the last's, root mean squares; beyond its inverse it explodes."""
@@ -16,11 +18,12 @@ class Gauge:
     """Measures one step, the first after it is made and after each `take`, by hooks that are there for that step alone.
 
     A layer's row holds the norm of its gradient as the optimiser gets it, that gradient's root mean square, the norm of
-    its weights, and ‖Δw‖/‖w‖; a rectifier's the share of units (channels of a map) that are 0 for the whole batch.
+    its weights, and ‖Δw‖/‖w‖; a rectifier's the share of units (channels of a map) that are 0 for the whole batch, the
+    parts of all processes.
     """
 
-    def __init__(self, model: nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> None:
-        self.model, self.optimizers = model, optimizers
+    def __init__(self, model: nn.Module, optimizers: Sequence[torch.optim.Optimizer], ranks: Ranks = ALONE) -> None:
+        self.model, self.optimizers, self.ranks = model, optimizers, ranks
         own = {name: list(m.parameters(recurse=False)) for name, m in model.named_modules()}
         trained = {name: [p for p in parameters if p.requires_grad] for name, parameters in own.items()}
         self.layers = {name: parameters for name, parameters in trained.items() if parameters}
@@ -30,7 +33,7 @@ class Gauge:
 
     def take(self) -> list[dict[str, Any]]:
         """The rows of the step that was measured, in the network's order; the next step is measured again."""
-        dead = {name: {"dead": 1 - units.float().mean().item()} for name, units in self.alive.items()}
+        dead = {name: {"dead": self._dead(units)} for name, units in self.alive.items()}
         rows = [
             {"layer": name, **self.rows.get(name, {}), **dead.get(name, {})}
             for name, _ in self.model.named_modules()
@@ -39,6 +42,11 @@ class Gauge:
         self._disarm()
         self._arm()
         return rows
+
+    def _dead(self, units: Tensor) -> float:
+        """The share of units that no process, each having its part of the batch, has seen alive."""
+        alive = self.ranks.largest(units.double().tolist())
+        return 1 - sum(alive) / len(alive)
 
     def _arm(self) -> None:
         self.rows: dict[str, dict[str, Any]] = {}

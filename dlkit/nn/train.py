@@ -25,7 +25,7 @@ from dlkit.core.reading import OF_TEXT
 from dlkit.core.run import MANIFEST, RunDirectory
 from dlkit.nn.blame import with_rows
 from dlkit.nn.checkpoint import Checkpoints, Saved
-from dlkit.nn.device import describe
+from dlkit.nn.device import describe, release
 from dlkit.nn.fit import Diverged, Epoch, fit
 from dlkit.nn.gauge import Gauge
 from dlkit.nn.job import Job
@@ -78,7 +78,7 @@ def run(job: Job, keeping: Keeping, directory: RunDirectory | None, bar: Bar, ou
     with signals.deferred(), directory or nullcontext():
         state, checkpoints = _ready(job, keeping, directory)
         scalars = Scalars.begin(directory, keeping.tensorboard) if directory else None
-        gauge = Gauge(state.model, state.stepper.optimizers) if job.recipe.watch else None
+        gauge = Gauge(state.model, state.stepper.optimizers, job.ranks) if job.recipe.watch else None
         bar.advance(state.step)
         try:
             for epoch in fit(state, job.train, job.valid, job.objective, job.recipe, watch, bar):
@@ -116,6 +116,7 @@ def _again(job: Job, directory: RunDirectory) -> str:
 
 def _ready(job: Job, keeping: Keeping, directory: RunDirectory | None) -> tuple[State, Checkpoints]:
     """The state to train from and where it is saved: fresh, or as the newest checkpoint has it."""
+    release(job.device)  # of the network by which the command line was checked
     about, state = config(job), begin(job)
     unheard = idle(job.recipe)
     if unheard:

@@ -1,10 +1,13 @@
 """Which device is taken, and that what is told none goes by it."""
 
+import gc
+import weakref
+
 import pytest
 import torch
 
 from dlkit.core.errors import DlkitError
-from dlkit.nn.device import pick
+from dlkit.nn.device import pick, release
 
 
 @pytest.fixture
@@ -33,3 +36,23 @@ def test_a_device_that_is_not_there(two_devices):
     with pytest.raises(DlkitError, match="cuda:2"):
         pick("cuda:2")
     assert two_devices == [0]
+
+
+def test_what_holds_only_itself_is_released(monkeypatch):
+    emptied = []
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: emptied.append(1))
+
+    def circle():
+        module = torch.nn.Linear(1, 1)
+        module.itself = [module]
+        return weakref.ref(module)
+
+    gc.disable()
+    try:
+        here, there = circle(), circle()
+        release(torch.device("cpu"))
+        assert here() is not None and not emptied
+        release(torch.device("cuda"))
+        assert there() is None and emptied
+    finally:
+        gc.enable()

@@ -17,6 +17,7 @@ from dlkit.nn.gauge import Gauge, findings
 from dlkit.nn.norms import held
 from dlkit.nn.objective import Objective
 from dlkit.nn.prepare import prepare
+from dlkit.nn.ranks import Ranks
 from dlkit.nn.schedule import Rates
 from dlkit.nn.start import Start
 from dlkit.nn.step import Stepper
@@ -87,6 +88,26 @@ def test_dead_units_and_a_rate_that_is_too_high():
         model[0].bias.copy_(torch.tensor([-100.0] * 6 + [100.0] * 2))
     said = " ".join(findings(list(measured(model, lr=10.0).values())))
     assert "75% of 1's units are 0" in said and "by more than a tenth" in said
+
+
+class Pair(Ranks):
+    """Two processes, of which the other has seen the first unit alone."""
+
+    def largest(self, values):
+        return [1.0, *values[1:]]
+
+
+def test_a_unit_is_dead_where_no_process_saw_it_alive():
+    model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 3))
+    with torch.no_grad():
+        model[0].bias.fill_(-100.0)
+    shares = []
+    for ranks in (Ranks(), Pair(0, 2)):
+        step = Stepper(model, CLASSES, Recipe())
+        gauge = Gauge(model, step.optimizers, ranks)
+        step(batch(), Rates(0.0))
+        shares.append(gauge.take()[1]["dead"])
+    assert shares == [1.0, 0.75]
 
 
 class Turned(nn.Module):
