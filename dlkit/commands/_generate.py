@@ -7,6 +7,7 @@ import typer
 from dlkit.commands import _options as opt
 from dlkit.commands._module import refuse_idle
 from dlkit.core.errors import DlkitError
+from dlkit.core.reading import Reading
 from dlkit.core.result import Result
 from dlkit.core.run import open_run
 
@@ -47,6 +48,14 @@ def write(words: list[str] | None, tokens: int, device: str, modules: list[str] 
     refuse_idle(modules, [run])
     how = Sampling(tokens, **{name: value for name, value in said.items() if value is not None})
     return generate(run, how, device, modules or ())
+
+
+def refuse_of_rows(reading: Reading, **said: Any) -> None:
+    """The options of predicting rows where a text is to be written."""
+    given = [f"--{name}" for name, value in said.items() if value] + reading.words()
+    if given:
+        hint = "its text goes to stdout: dlkit predict RUN --generate 200 > FILE" if given[0] == "--out" else None
+        raise DlkitError(f"{given[0]} has no effect with --generate", hint)
 
 
 def refuse(**said: Any) -> None:

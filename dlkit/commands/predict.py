@@ -54,6 +54,7 @@ def command(
     drawing = {"prompt": prompt, "temperature": temperature, "top_k": top_k, "seed": seed}
     if generate:
         proc.single(nproc, "--generate")
+        _generate.refuse_of_rows(reading, out=out, prefix=prefix, tta=tta, weights=weights, stack=stack)
         return _generate.write(words, generate, device, module, **drawing)
     _generate.refuse(**drawing)
     paths, data = _runs.split_words(words, "predict")

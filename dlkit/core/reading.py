@@ -111,9 +111,11 @@ class Reading:
     def refuse_for(self, what: str, *names: str) -> None:
         """Refuse the options that mean nothing for a kind of source."""
         for name in names:
-            if getattr(self, name) != getattr(Reading, name):
+            value = getattr(self, name)
+            if value != getattr(Reading, name):
                 wanted = _KINDS.get(name, "tables with named columns")
-                raise DlkitError(f"{said_as(name)} is for {wanted}; this is {what}")
+                named = value[0].option if name in ROLES and isinstance(value[0], Named) else name
+                raise DlkitError(f"{said_as(named)} is for {wanted}; this is {what}")
 
     def words(self) -> list[str]:
         """The options of a command line that say this, defaults left out."""

@@ -45,7 +45,7 @@ def test_the_next_command_repeats_the_split(inside, table):
     [
         (["x.csv", "--target", "y", "--group", "y"], 2, "'y' is the target"),
         (["x.csv", "--target", "y", "--group", "whoo"], 2, "did you mean 'who'"),
-        (["digits", "--group", "who"], 2, "named columns"),
+        (["digits", "--group", "who"], 2, "--group is for tables with named columns"),
         (["x.csv", "--target", "y", "--gap", "7d"], 2, "--time"),
     ],
 )
