@@ -63,7 +63,11 @@ class Command(TyperCommand):
 
     def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:
         given = list(args)  # which the parser uses up
-        rest = super().parse_args(ctx, args)
+        try:
+            rest = super().parse_args(ctx, args)
+        except typer.TyperException as failure:
+            vars(failure)["ctx"] = getattr(failure, "ctx", None) or ctx  # whose help shows what is right
+            raise
         if not ctx.resilient_parsing:
             _refuse_repeated(self.make_parser(ctx).parse_args(given)[2])
         return rest

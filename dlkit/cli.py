@@ -5,6 +5,7 @@ This is the only place where an exception becomes a message and an exit code.
 
 import io
 import os
+import re
 import sys
 from itertools import pairwise
 from typing import Any, NoReturn
@@ -104,6 +105,7 @@ def _usage(failure: Any) -> DlkitError:
     context = getattr(failure, "ctx", None)
     path = context.command_path if context else "dlkit"
     message = " ".join(failure.format_message().split()) or "no command given"
+    message = re.sub(r"a valid int( range)?\b", "a whole number", message)
     return DlkitError(message[:1].lower() + message[1:].rstrip("."), f"see '{path} --help'")
 
 

@@ -189,6 +189,7 @@ def test_usage_errors(inside, quick, command):
     assert_error(inside(*words), 2, "--no-such-option", f"dlkit {command} --help")
     ran = inside(*words, "--json")
     assert ran.code == 2 and ran.out == ""
+    assert_error(inside(*quick(command), "--format"), 2, "--format", f"dlkit {command} --help")
     body = json.loads(ran.err)
     assert body["error"]["code"] == 2 and "--no-such-option" in body["error"]["message"]
     assert set(body["error"]) == {"code", "message", "hint"}
@@ -222,6 +223,10 @@ def test_a_column_that_is_not_there_is_named_with_its_option(inside, tmp_path, o
     ran = inside("train", "x.csv", *target, option, "age,size")
     hint = f"{option} takes one" if option in ("--group", "--time") else f"at a time: {option} age {option} size"
     assert_error(ran, 2, hint)
+
+
+def test_a_number_that_is_not_whole(inside):
+    assert_error(inside("train", "iris", "--epochs", "1.5"), 2, "'1.5' is not a whole number")
 
 
 def test_a_file_that_is_meant_as_a_network(inside):
@@ -353,6 +358,7 @@ class TestBadJob:
         assert not list(tmp_path.iterdir())
 
     def test_no_such_device(self, inside, command):
+        assert_error(inside(command, "iris", "--device", "cpu:1"), 69, "--device cpu:1")
         assert_error(inside(command, "iris", "--device", "cuda:99"), 69, "cuda:99")
         assert_error(inside(command, "iris", "--device", "gpu"), 2, "gpu")
 

@@ -32,7 +32,7 @@ def pick(name: str) -> torch.device:
 def _present(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count()
-    return device.type == "cpu" or (device.type == "mps" and torch.backends.mps.is_available())
+    return (device.type == "cpu" and not device.index) or (device.type == "mps" and torch.backends.mps.is_available())
 
 
 def seed_all(seed: int) -> None:
