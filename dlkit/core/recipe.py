@@ -126,6 +126,11 @@ def _flag(name: str) -> str:
     return name.replace("_", "-")
 
 
+def _number(value: float) -> str:
+    """As short as it is read back as the same."""
+    return f"{value:g}" if float(f"{value:g}") == value else repr(value)
+
+
 def option_words(options: Any, leave_out: tuple[str, ...] = ()) -> list[str]:
     """The fields of a dataclass that differ from their defaults, as shell words: --name value, --flag, --no-flag."""
     words: list[str] = []
@@ -137,5 +142,5 @@ def option_words(options: Any, leave_out: tuple[str, ...] = ()) -> list[str]:
             words.append(flag if value else f"--no-{flag[2:]}")
             continue
         for one in value if isinstance(value, tuple) else (value,):
-            words += [flag, shlex.quote(f"{one:g}" if isinstance(one, float) else str(one))]
+            words += [flag, shlex.quote(_number(one) if isinstance(one, float) else str(one))]
     return words

@@ -47,7 +47,7 @@ def dry_run(job: Job) -> Result:
         more, flops, found, notes = _of_module(job, plan)
         rows = rows or more
     found = with_own(found, own_parts(job)) if found else found
-    a_step, an_evaluation = _timed(job)
+    a_step, a_row, an_evaluation = _timed(job)
     total_steps = job.recipe.epochs * len(job.train)
     summary: dict[str, Any] = {
         "network": str(job.graph),
@@ -60,7 +60,7 @@ def dry_run(job: Job) -> Result:
         "epochs": job.recipe.epochs,
         "steps": total_steps,
         "seconds": total_steps * a_step + job.recipe.epochs * an_evaluation,
-        "samples_per_second": job.train.batch_size / a_step,
+        "samples_per_second": 1 / a_row,
         "device": describe(job.device),
     }
     unknown = [part.component for part in found if part.bytes is None]
@@ -166,24 +166,24 @@ def with_own(found: list[Part], own: dict[str, int]) -> list[Part]:
     return known + [Part(name, size) for name, size in own.items() if name not in {part.component for part in found}]
 
 
-def _timed(job: Job) -> tuple[float, float]:
-    """Seconds of a step and of an evaluation, on a network that is thrown away."""
+def _timed(job: Job) -> tuple[float, float, float]:
+    """Seconds of a step, of a row in it and of an evaluation, on a network that is thrown away."""
     state = begin(job)
     state.model.train()
-    seen, started = 0, time.perf_counter()
+    seen, rows, started = 0, 0, time.perf_counter()
     batches = (batch for epoch in count(1) for batch in job.train.shuffled(epoch))
     for i, batch in enumerate(batches, 1):
         state.stepper(batch, state.plan(i - 1))
         if i == WARM:
             synchronize(job.device)
-            seen, started = 0, time.perf_counter()
+            seen, rows, started = 0, 0, time.perf_counter()
             continue
-        seen += 1
+        seen, rows = seen + 1, rows + len(batch.y)
         if seen == MOST or time.perf_counter() - started > ENOUGH:
             break
     synchronize(job.device)
-    a_step = (time.perf_counter() - started) / seen
+    taken = time.perf_counter() - started
     started = time.perf_counter()
     evaluate(state.stepper.judged, job.valid, job.objective)
     synchronize(job.device)
-    return a_step, time.perf_counter() - started
+    return taken / seen, taken / rows, time.perf_counter() - started

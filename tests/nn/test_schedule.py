@@ -178,4 +178,5 @@ def test_options_without_effect_are_refused_by_name(said, words):
 
 def test_a_recipe_as_words():
     recipe = Recipe(optimizer="sgd", nesterov=False, class_weights="a b=2", compile=True, lr=0.1)
+    assert Recipe(lr=0.123456789, clip=1.0).words() == "--lr 0.123456789 --clip 1"  # not another recipe
     assert recipe.words("lr") == "--optimizer sgd --no-nesterov --class-weights 'a b=2' --compile"

@@ -243,6 +243,15 @@ def test_a_dry_run_times_steps_where_an_epoch_is_one(monkeypatch):
     assert len(taken) == estimate.WARM + 4 and answer.summary["samples_per_second"] > 0
 
 
+def test_a_dry_run_counts_the_rows_that_it_took(monkeypatch):
+    """Of 120 rows in steps of 100 the second has 20: 60 on average."""
+    monkeypatch.setattr(estimate, "MOST", 4)
+    monkeypatch.setattr(estimate, "ENOUGH", float("inf"))
+    job = prepare(JobOptions("iris", ("linear:3",), batch_size=100), Recipe(epochs=7))
+    found = estimate._timed(job)
+    assert found[0] == pytest.approx(60 * found[1])
+
+
 def test_the_rows_of_a_failure_are_named():
     job = prepare(JobOptions("iris"), Recipe())
     state = begin(job)
