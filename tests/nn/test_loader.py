@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 from dlkit.core.augment import parse_augment
 from dlkit.core.job import JobOptions
 from dlkit.core.recipe import Recipe
-from dlkit.nn.loader import Batches, Normalise
+from dlkit.nn.loader import Batches, Normalise, _fits
 from dlkit.nn.prepare import prepare
+from dlkit.nn.schedule import Rates
+from dlkit.nn.train import begin
 
 CPU = torch.device("cpu")
 
@@ -102,3 +104,18 @@ def test_what_is_sent_to_a_device_is_what_would_lie_there(text):
     for here, there in zip(near.shuffled(1), far.shuffled(1), strict=True):
         assert torch.equal(here.x, there.x) and torch.equal(here.y, there.y)
     assert len(far.sent) == 3 * {None: 2, "flip": 3, "mixup:1,flip": 5}[text]
+
+
+def test_a_network_of_images_and_its_moments_have_channels_last():
+    job = prepare(JobOptions("digits", ("conv:4,k3", "relu", "conv:8,k3", "gap", "linear:10")), Recipe(ema=0.9))
+    stepper = begin(job).stepper
+    stepper(next(iter(job.train.shuffled(1))), Rates(0.01))
+    weight = stepper.model.conv2.weight
+    kinds = [weight, stepper.average.model.conv2.weight, stepper.optimizers[0].state[weight]["exp_avg"]]
+    assert all(t.is_contiguous(memory_format=torch.channels_last) and not t.is_contiguous() for t in kinds)
+
+
+@pytest.mark.parametrize(("free", "there"), [(4 * 1000 + 8, True), (4 * 1000 - 8, False)])
+def test_data_lies_on_a_gpu_where_it_takes_less_than_a_quarter_of_what_is_free(monkeypatch, free, there):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 10**9))
+    assert _fits(torch.zeros(1000, dtype=torch.uint8), torch.device("cuda", 0)) == there

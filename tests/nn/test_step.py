@@ -1,6 +1,8 @@
 """One step, against hand-written ones; what must never reach the weights; and what each option means."""
 
+import shutil
 from contextlib import nullcontext
+from functools import partial
 
 import numpy as np
 import pytest
@@ -16,6 +18,7 @@ from dlkit.core.recipe import OPTIMIZERS, Recipe
 from dlkit.nn import step as step_module
 from dlkit.nn.build import build
 from dlkit.nn.loader import Batches, Normalise
+from dlkit.nn.norms import hold
 from dlkit.nn.objective import Objective
 from dlkit.nn.schedule import Rates
 from dlkit.nn.step import Stepper
@@ -321,6 +324,32 @@ def test_the_state_of_a_step_is_all_there_is():
     assert all(torch.equal(a, b) for a, b in zip(through.parameters(), second.parameters(), strict=True))
     averaged = zip(whole.judged.parameters(), resumed.judged.parameters(), strict=True)
     assert all(torch.equal(a, b) for a, b in averaged)
+
+
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own, when it first compiles
+def test_a_compiled_network_trains_as_it_is(monkeypatch, backend):
+    """Batch norm, a frozen one too, branches, a last step of other rows, micro-batches, an average."""
+    if backend == "inductor" and not shutil.which("g++"):
+        pytest.skip("no C++ compiler here")
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
+    torch._dynamo.reset()
+    ends = []
+    for compiles in (False, True):
+        torch.manual_seed(0)
+        model = build(spec.parse(GRAPHS["joins"].replace("dropout:0.5", "bn:affine=0")).graph, (1, 8, 8))
+        hold(model.bn1)
+        step = Stepper(model, CLASSES, Recipe(compile=compiles, optimizer="sgd", accumulate=2, clip=1.0, ema=0.9))
+        losses = []
+        for t, rows in enumerate((12, 12, 7, 12, 7)):
+            x = torch.randn(rows, 1, 8, 8, generator=torch.Generator().manual_seed(t))
+            losses.append(step((x, torch.arange(rows) % 3), Rates(0.1)))
+        ends.append((torch.stack(losses), model.state_dict(), step.judged.state_dict()))
+    torch.testing.assert_close(*(losses for losses, _, _ in ends), rtol=1e-4, atol=1e-5)
+    for part in (1, 2):
+        assert ends[0][part].keys() == ends[1][part].keys()
+        for name, value in ends[0][part].items():
+            torch.testing.assert_close(value, ends[1][part][name], rtol=1e-3, atol=1e-4)
 
 
 class Copies(TorchDispatchMode):
