@@ -30,4 +30,4 @@ def refuse_idle(modules: Sequence[str] | None, runs: Sequence[Run]) -> None:
     """A --module where no run has one."""
     if modules and not any("module" in run.config for run in runs):
         names = " and ".join(str(run.path) for run in runs)
-        raise DlkitError(f"--module has no effect on {names}, whose network is in the network language")
+        raise DlkitError(f"--module has no effect on {names}: no module of your own was trained there")

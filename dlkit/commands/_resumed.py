@@ -45,10 +45,12 @@ def _told(run: Path) -> dict[str, Any]:
     path = run / "config.json"
     if not run.is_dir():
         raise no_run(run)
-    if not path.exists():
+    if not path.exists() and not (run / "checkpoint").is_dir():
         raise DlkitError(f"{run}: no checkpoint to resume from", code=ExitCode.NO_INPUT)
     try:
         config = json.loads(read_text(str(path)))
+        if config.get("command", "train") in ("baseline", "cluster"):
+            raise DlkitError(f"--resume {run}: a run of {config['command']}, which is not taken up again")
         flat = _leaves(config["options"]) | _leaves(config["recipe"])
         flat["header"] = not flat["header"]  # the flag is --no-header
         flat["target"] = flat.pop("targets", []) or [name for name in [flat["target"]] if name]

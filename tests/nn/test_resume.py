@@ -419,6 +419,14 @@ def test_another_directory_or_a_file_is_no_run_to_resume(inside, tmp_path):
         ran = inside("train", *words, "--resume", "file")
         assert_error(ran, 65)
         assert "file: a file, where the directory of a run is needed" in ran.err
+    (tmp_path / "run" / "config.json").write_text('{"command": "cluster"}')
+    ran = inside("train", "--resume", "run")
+    assert_error(ran, 2)
+    assert "a run of cluster" in ran.err
+    (tmp_path / "run" / "config.json").unlink()
+    ran = inside("train", "--resume", "run")
+    assert_error(ran, 66)
+    assert "run/config.json: no such file" in ran.err
 
 
 def test_another_target_is_named_before_what_follows_from_it(inside, tmp_path):
