@@ -15,7 +15,6 @@ from dlkit.nn.estimate import counted, own_parts, planned, with_own
 from dlkit.nn.job import Job
 from dlkit.nn.loader import Batches, at_once
 from dlkit.nn.objective import evaluate
-from dlkit.nn.precision import set_matmul
 from dlkit.nn.schedule import Rates
 from dlkit.nn.step import Stepper, is_out_of_memory
 
@@ -97,7 +96,6 @@ class Trial:
     """Steps of a network that is thrown away, with a rate of 0. `peaks`: bytes allocated at most, by batch size."""
 
     def __init__(self, job: Job, room: float) -> None:
-        set_matmul(job.recipe.precision)
         self.job, self.room = job, room
         self.step = _Step(job.model(job.options.seed), job.objective, job.recipe)
         self.peaks: dict[int, int] = {}

@@ -19,17 +19,18 @@ def with_rows(job: Job, state: State, failure: Diverged) -> Diverged:
     names = [job.dataset.where(int(job.split.train[i])) for i in chosen[:MOST]]
     listed = ", ".join(names) + (f" and {len(chosen) - MOST} more" if len(chosen) > MOST else "")
     whose = "its loss is that of" if chosen is guilty else "its rows are"
-    return Diverged(failure.step, failure.epoch, failure.lr, f"; {whose} {listed}")
+    return Diverged(failure.step, failure.epoch, failure.lr, failure.peak, f"; {whose} {listed}")
 
 
 @torch.inference_mode()
 def _not_finite(job: Job, state: State, at: Tensor, epoch: int) -> Tensor:
     """For each row whether its loss is not finite under the weights as they are, B bool."""
-    x, y = (values.to(job.device) for values in job.train.take(at.to(job.train.x.device), epoch))
-    x = job.train.normalise(x) if job.train.normalise else x
     was_training = state.model.training
     state.model.eval()
-    output = state.model(x).float()
+    losses = []
+    for part in at.to(job.train.x.device).split(job.valid.batch_size):  # as many as an evaluation has room for
+        x, y = (values.to(job.device) for values in job.train.take(part, epoch))
+        output = state.model(job.train.normalise(x) if job.train.normalise else x).float()
+        losses += [job.objective.total(output[i : i + 1], y[i : i + 1]) for i in range(len(y))]
     state.model.train(was_training)
-    losses = torch.stack([job.objective.total(output[i : i + 1], y[i : i + 1]) for i in range(len(y))])
-    return ~torch.isfinite(losses).cpu()
+    return ~torch.isfinite(torch.stack(losses)).cpu()

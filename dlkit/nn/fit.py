@@ -41,14 +41,14 @@ class Epoch:
 
 
 class Diverged(DlkitError):
-    """The loss or a gradient is not finite. The weights are those of before."""
+    """The loss or a gradient is not finite. The weights are those of before. `lr` is the step's, `peak` is --lr."""
 
-    def __init__(self, step: int, epoch: int, lr: float, rows: str = "") -> None:
-        self.step, self.epoch, self.lr = step, epoch, lr
+    def __init__(self, step: int, epoch: int, lr: float, peak: float, rows: str = "") -> None:
+        self.step, self.epoch, self.lr, self.peak = step, epoch, lr, peak
         super().__init__(
             f"training diverged: the loss or a gradient is not finite at step {step} (epoch {epoch}, lr {lr:.3g})"
             f"{rows}",
-            f"try a smaller rate, such as --lr {lr / 10:.2g}, or find one with 'dlkit lrfind'",
+            f"try a smaller rate, such as --lr {peak / 10:.2g}, or find one with 'dlkit lrfind'",
             ExitCode.INTERNAL,
         )
 
@@ -124,6 +124,6 @@ class Losses:
         self.waiting = []
         for i, loss in enumerate(self.ranks.total(torch.stack(losses))):
             if not math.isfinite(loss):
-                raise Diverged(first + i, self.state.epoch, lrs[i])
+                raise Diverged(first + i, self.state.epoch, lrs[i], self.state.plan.recipe.lr)
             self.state.loss_sum += loss * rows[i]
             self.state.loss_rows += rows[i]

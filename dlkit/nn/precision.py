@@ -19,7 +19,8 @@ def check(precision: str, device: torch.device) -> None:
 
 
 def set_matmul(precision: str) -> None:
-    """TF32 in matrix products and convolutions for tf32 alone: fp32 means 32 bits. Autocast is not touched by it."""
+    """TF32 in matrix products and convolutions for tf32 alone: fp32 means 32 bits, where torch's default for
+    convolutions is TF32. Autocast is not touched by it."""
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision == "tf32"
 
 

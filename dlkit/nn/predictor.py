@@ -25,6 +25,7 @@ from dlkit.nn.loader import Batches, Normalise, Sequences, at_once
 from dlkit.nn.objective import Objective
 from dlkit.nn.own import Kind, again, kind_of
 from dlkit.nn.padding import heed
+from dlkit.nn.precision import set_matmul
 from dlkit.nn.prose import check_reads
 
 WEIGHTS = "model.safetensors"
@@ -159,6 +160,7 @@ def rebuild(
     stopped is said.
     """
     _say_unfinished(run)
+    set_matmul("fp32")
     try:
         weights = parse_weights(run.read(WEIGHTS))
     except SafetensorError as failure:

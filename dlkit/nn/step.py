@@ -14,7 +14,7 @@ from dlkit.nn.device import seed_step
 from dlkit.nn.loader import Batch, Batches
 from dlkit.nn.objective import Objective
 from dlkit.nn.optimizer import make_optimizers, penalised, set_rates
-from dlkit.nn.precision import autocast, scaler
+from dlkit.nn.precision import autocast, scaler, set_matmul
 from dlkit.nn.ranks import ALONE, Ranks, lost
 from dlkit.nn.schedule import Rates
 from dlkit.nn.spread import average, distributed, norms_of, over_shards, own, rejoin, sharded, synced, unsynced
@@ -43,6 +43,7 @@ class Stepper:
         self, model: nn.Module, objective: Objective, recipe: Recipe, ranks: Ranks = ALONE, shard: bool = False
     ) -> None:
         self.objective, self.recipe, self.ranks, self.shard = objective, recipe, ranks, shard
+        set_matmul(recipe.precision)
         self.model = model
         self.place = next(model.parameters()).device
         if not ranks.alone:

@@ -31,7 +31,6 @@ from dlkit.nn.gauge import Gauge
 from dlkit.nn.job import Job
 from dlkit.nn.lora import merged
 from dlkit.nn.own import SOURCE
-from dlkit.nn.precision import set_matmul
 from dlkit.nn.resume import check
 from dlkit.nn.scalars import Scalars
 from dlkit.nn.schedule import Plan, check_rise, idle
@@ -171,7 +170,6 @@ def begin(job: Job) -> State:
     """The state before the first step: fresh weights, and an optimiser that has seen nothing."""
     recipe = job.recipe
     check_rise(recipe, recipe.epochs * len(job.train))
-    set_matmul(recipe.precision)
     stepper = Stepper(job.model(job.options.seed), job.objective, recipe, job.ranks, job.shard)
     return State(stepper.model, stepper, Plan(recipe, recipe.epochs * len(job.train), len(job.train)))
 

@@ -252,16 +252,18 @@ def test_a_dry_run_counts_the_rows_that_it_took(monkeypatch):
     assert found[0] == pytest.approx(60 * found[1])
 
 
-def test_the_rows_of_a_failure_are_named():
-    job = prepare(JobOptions("iris"), Recipe())
+@pytest.mark.parametrize("accumulate", [1, 8])
+def test_the_rows_of_a_failure_are_named(accumulate):
+    job = prepare(JobOptions("iris"), Recipe(accumulate=accumulate))
     state = begin(job)
     step = 6  # the second step of the second epoch: 4 steps an epoch
     at = job.train.order(2)[job.train.batch_size : 2 * job.train.batch_size]
     job.train.x[at[3]] = torch.nan
     row = job.dataset.where(int(job.split.train[at[3]]))
-    failure = with_rows(job, state, Diverged(step, 2, 0.1))
-    assert failure.message.endswith(f"; its loss is that of {row}") and "step 6 (epoch 2" in failure.message
-    other = with_rows(job, state, Diverged(5, 2, 0.1))
+    failure = with_rows(job, state, Diverged(step, 2, 0.1, 3.0))
+    assert failure.message.endswith(f"; its loss is that of {row}") and "step 6 (epoch 2, lr 0.1)" in failure.message
+    assert "--lr 0.3," in str(failure.hint)  # a tenth of what was said, wherever the schedule was
+    other = with_rows(job, state, Diverged(5, 2, 0.1, 3.0))
     assert "; its rows are row " in other.message and "and 27 more" in other.message
 
 

@@ -14,14 +14,20 @@ from torch.utils._pytree import tree_leaves
 from dlkit.core import spec
 from dlkit.core.augment import parse_augment
 from dlkit.core.errors import DlkitError
+from dlkit.core.job import JobOptions
 from dlkit.core.recipe import OPTIMIZERS, Recipe
+from dlkit.core.run import open_run
+from dlkit.nn import loader
 from dlkit.nn import step as step_module
 from dlkit.nn.build import build
 from dlkit.nn.loader import Batches, Normalise
 from dlkit.nn.norms import hold
 from dlkit.nn.objective import Objective
+from dlkit.nn.predictor import open_network
+from dlkit.nn.prepare import prepare
 from dlkit.nn.schedule import Rates
 from dlkit.nn.step import Stepper
+from dlkit.nn.train import begin
 
 CLASSES = Objective("classification", 3)
 
@@ -260,6 +266,30 @@ def test_half_precision_keeps_full_weights(precision):
     assert all(p.dtype == torch.float32 and p.grad is None for p in model.parameters())
 
 
+@pytest.fixture
+def switches():
+    """Where torch is told of TF32; as they were afterwards."""
+    places = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = [place.allow_tf32 for place in places]
+    yield places
+    for place, value in zip(places, before, strict=True):
+        place.allow_tf32 = value
+
+
+def test_fp32_means_32_bits_in_every_step_and_every_answer(switches, inside, tmp_path):
+    """Torch computes convolutions in TF32 unless told otherwise: the finder's steps and predictions too."""
+    for precision, expected in (("tf32", True), ("fp32", False), ("bf16", False)):
+        for place in switches:
+            place.allow_tf32 = not expected
+        Stepper(network(), CLASSES, Recipe(precision=precision))
+        assert [place.allow_tf32 for place in switches] == [expected] * 2, precision
+    assert inside("train", "iris", "linear:3", "--epochs", "1", "--out", "run").code == 0
+    for place in switches:
+        place.allow_tf32 = True
+    open_network(open_run(str(tmp_path / "run")), "cpu")
+    assert not any(place.allow_tf32 for place in switches)
+
+
 GRAPHS = {
     "chain": "conv:8,k3,p1 bn relu conv:8,k3,p1 bn relu gap linear:3",
     "joins": "conv:8,k3,p1 3*(sum(conv:8,k3,p1 bn relu | ) relu) gap dropout:0.5 linear:3",
@@ -398,3 +428,23 @@ def test_a_loop_over_data_on_a_device_never_waits_for_it(monkeypatch, said, obje
         with Copies() if epoch == 2 else nullcontext():
             for batch in batches:
                 assert step(batch, Rates(0.1), 5).device == META
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("there", [True, False])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_gpu_is_never_waited_for_in_a_step(monkeypatch, there, precision):
+    """With data on the device, and with data that is sent: torch itself raises where something waits."""
+    monkeypatch.setattr(loader, "_fits", lambda x, device: there)
+    recipe = Recipe(clip=1.0, ema=0.9, accumulate=2, augment="crop:1,mixup:1", label_smoothing=0.1, precision=precision)
+    job = prepare(JobOptions("digits", device="cuda"), recipe)
+    assert (job.train.x.device.type == "cuda") == there
+    stepper = begin(job).stepper
+    for epoch in (1, 2):  # tables are copied once
+        batches = job.train.shuffled(epoch)
+        torch.cuda.set_sync_debug_mode("error" if epoch == 2 else "default")
+        try:
+            for batch in batches:
+                stepper(batch, Rates(0.01), 5)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
