@@ -226,7 +226,7 @@ def _verified(job: Job, found: Found, epochs: int) -> dict[str, Any]:
     if min(loss for _, loss in tried) == float("inf"):
         raise DlkitError("every short run diverged", "try a lower --start", ExitCode.NO)
     runs = [{"lr": lr, "valid_loss": value} for lr, value in tried]
-    lr = finder.chosen(tried)
+    lr = finder.chosen(tried, found.suggestion, job.recipe.schedule)
     method = (
         f"the best of {len(tried)} rates by {each * len(tried)} runs of {epochs} epochs, each seen with its neighbours"
     )

@@ -123,15 +123,18 @@ def verify(job: Job, suggestion: float, epochs: int, bar: Bar) -> list[tuple[flo
     return sorted(tried.items())
 
 
-def chosen(tried: Sequence[tuple[float, float]]) -> float:
-    """The rate of least loss, of verified ones in order, where a rate's neighbours count half as much as itself each:
-    the last loss of a short run is noisy, and beside a rate that diverges nobody should train. ∞ and what is far off
-    count as three times the least.
+def chosen(tried: Sequence[tuple[float, float]], suggestion: float, schedule: str) -> float:
+    """What to train with, by verified rates in order: that of least loss, where a rate's neighbours count half as much
+    as itself each, for the last loss of a short run is noisy, and beside a rate that diverges nobody should train.
+
+    ∞ and what is far off count as three times the least. Where the rate stays, a short run favours one that is too high
+    for a long run, whose end it does not see: there it is the geometric mean of that and of the sweeps' suggestion.
     """
     losses = [min(loss, 3 * min(loss for _, loss in tried)) for _, loss in tried]
     last = len(losses) - 1
     smooth = [losses[max(i - 1, 0)] + 2 * losses[i] + losses[min(i + 1, last)] for i in range(len(losses))]
-    return tried[smooth.index(min(smooth))][0]
+    best = tried[smooth.index(min(smooth))][0]
+    return rounded(math.sqrt(best * suggestion)) if schedule == "constant" else best
 
 
 def _best(tried: dict[float, float]) -> float:

@@ -163,7 +163,8 @@ def own_rates(done: dict[str, Any], task: str, optimizer: str, schedule: str) ->
     curves = [done.get(f"curve {task} {optimizer} {seed}") for seed in range(SEEDS)]
     suggestion = None if None in curves else ours(curves, Recipe(optimizer=optimizer, schedule=schedule))
     tried = {f"verify 1/{part}": done.get(f"verify {task} {optimizer} {schedule} {part}") for part in PARTS}
-    found = {"dlkit": suggestion} | {name: finder.chosen(runs) for name, runs in tried.items() if runs}
+    found = {"dlkit": suggestion}
+    found |= {name: finder.chosen(runs, suggestion, schedule) for name, runs in tried.items() if runs}
     return {name: rate for name, rate in found.items() if rate is not None}
 
 

@@ -80,10 +80,19 @@ def test_verified_by_short_runs(inside):
 def test_neighbours_have_a_say_in_which_rate_is_chosen():
     from dlkit.nn.lrfind import chosen
 
-    assert chosen([(0.1, 4.0), (0.2, 3.0), (0.3, 4.0)]) == 0.2
-    assert chosen([(0.1, 3.2), (0.2, 3.1), (0.3, 3.0), (0.4, math.inf)]) == 0.2
-    assert chosen([(0.1, 3.0), (0.2, 3.1), (0.3, 6.0)]) == 0.1
-    assert chosen([(0.1, 5.0), (0.2, math.inf)]) == 0.1
+    def best(*tried):
+        return chosen(tried, 0.1, "one-cycle")
+
+    assert best((0.1, 4.0), (0.2, 3.0), (0.3, 4.0)) == 0.2
+    assert best((0.1, 3.2), (0.2, 3.1), (0.3, 3.0), (0.4, math.inf)) == 0.2
+    assert best((0.1, 3.0), (0.2, 3.1), (0.3, 6.0)) == 0.1
+    assert best((0.1, 5.0), (0.2, math.inf)) == 0.1
+
+
+def test_where_the_rate_stays_short_runs_have_half_a_say():
+    from dlkit.nn.lrfind import chosen
+
+    assert chosen([(0.1, 4.0), (0.4, 3.0), (0.8, 4.0)], 0.1, "constant") == 0.2
 
 
 @pytest.mark.parametrize("best, runs", [(0.01, 5), (0.015, 5), (0.04, 6), (0.0005, 8), (0.3, 8)])
