@@ -32,6 +32,10 @@ def resumed(context: typer.Context, arguments: dict[str, Any]) -> dict[str, Any]
             f"--resume {run}: its network is a module of your own, which only the command line may name",
             f"dlkit train --resume {shlex.quote(run)} {shlex.quote(owned)}",
         )
+    first = before["init_from"] if "init_from" in unsaid else None
+    if first and not Path(first).exists():
+        message = f"--resume {run}: {first}, the run that it began with, is not there"
+        raise DlkitError(message, "--init-from says where it lies now", ExitCode.NO_INPUT)
     return arguments | {name: before[name] for name in unsaid if name in before}
 
 

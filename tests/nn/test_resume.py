@@ -379,8 +379,7 @@ def test_what_is_left_unsaid_beside_the_data_is_as_the_run_was_told(inside):
     assert [row["epoch"] for row in trained(inside, *IRIS[1:4], "--resume", "run", "--epochs", "6")["rows"]] == [6]
 
 
-@pytest.mark.parametrize("more", [[], ["--lora", "r=2"]])
-def test_a_run_goes_on_from_any_folder(dlkit, tmp_path, more):
+def test_a_run_goes_on_from_any_folder(dlkit, tmp_path):
     """The table, the network's file and the run that it began with were named from another one."""
     rows = "".join(f"{i / 7:.3f},{i % 5},{'no' if i % 3 else 'yes'}\n" for i in range(40))
     (tmp_path / "t.csv").write_text(f"a,b,y\n{rows}")
@@ -388,13 +387,19 @@ def test_a_run_goes_on_from_any_folder(dlkit, tmp_path, more):
     (tmp_path / "elsewhere").mkdir()
     words = ["train", "t.csv", "--target", "y", "--epochs", "1", "-q"]
     assert dlkit(*words, "@net.dlk", "--out", "first").code == 0
-    assert dlkit(*words, "--init-from", "first", *more, "--out", "second").code == 0
+    assert dlkit(*words, "--init-from", "first", "--lora", "r=2", "--out", "second").code == 0
     for run in ("first", "second"):
         ran = dlkit("train", "--resume", f"../{run}", "--epochs", "2", "-q", cwd=tmp_path / "elsewhere")
         assert ran.code == 0, ran.err
     ran = dlkit("train", "--resume", "../second", "--init-from", "../second", cwd=tmp_path / "elsewhere")
     assert_error(ran, 2)
     assert "--init-from was first, it is second" in ran.err
+    (tmp_path / "first").rename(tmp_path / "elsewhere" / "first")
+    ran = dlkit("train", "--resume", "second", "--epochs", "3")
+    assert_error(ran, 66)
+    assert "first, the run that it began with, is not there" in ran.err
+    words = ["train", "--resume", "second", "--init-from", "elsewhere/first", "--epochs", "3", "-q"]
+    assert dlkit(*words).code == 0
 
 
 def test_epochs_that_are_done(inside, tmp_path):
