@@ -68,7 +68,7 @@ class HeldOut:
     def __init__(self, job: Job, model: nn.Module) -> None:
         side = job.valid
         rows = max(job.train.batch_size, -(-WATCHED * side.rows // side.count))
-        self.x, self.y = next(side.resized(rows).mixed())
+        self.x, self.y = (part[:rows] for part in next(side.resized(rows).mixed()))
         self.objective, self.ranks = job.objective.plain(), job.ranks
         self.model, self.norms = model, [module for module in model.modules() if isinstance(module, _BatchNorm)]
 

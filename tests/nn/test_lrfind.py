@@ -51,6 +51,17 @@ def test_the_rules_read_the_loss_of_the_same_held_out_rows(inside):
         assert row["smoothed"] == pytest.approx(average / (1 - 0.8**i))
 
 
+def test_no_more_rows_are_watched_than_a_batch_has_or_tell_enough():
+    from dlkit.core.job import JobOptions
+    from dlkit.core.recipe import Recipe
+    from dlkit.nn.lrfind import HeldOut
+    from dlkit.nn.prepare import prepare
+
+    for batch, rows in ((32, 256), (300, 300), (1000, 359)):
+        job = prepare(JobOptions("digits", ("flatten", "linear:10"), batch_size=batch), Recipe())
+        assert len(HeldOut(job, job.model(0)).x) == rows
+
+
 def test_auto_is_the_run_with_the_rate_that_is_found(inside, tmp_path):
     """To the last bit, with dropout in the network and the printed command's options in both."""
     said = ["digits", "flatten", "linear:32", "relu", "dropout:0.2", "linear:10", "--optimizer", "sgd", "--clip", "5"]
