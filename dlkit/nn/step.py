@@ -233,13 +233,17 @@ class Stepper:
     def _update_scaled(self, bad: Tensor, loss: Tensor) -> Tensor:
         """With loss scaling a gradient that is not finite only asks for a smaller scale, until there is none left."""
         self._flag(bad)
-        if bad.item():
+        skips = bool(bad.item())
+        if skips:
             self.skipped += 1
         else:
             self._step()
         self.scaler.update()
         self.clear()
-        return loss if self.scaler.get_scale() >= LEAST_SCALE else torch.full_like(loss, torch.nan)
+        lost = (
+            skips and self.scaler.get_scale() < LEAST_SCALE
+        )  # asked for only then: each question waits for the device
+        return torch.full_like(loss, torch.nan) if lost else loss
 
     def _flag(self, bad: Tensor) -> None:
         """Tell fused optimisers whether to leave the step out; what the last one was told would stand otherwise."""
