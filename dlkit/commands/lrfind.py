@@ -14,8 +14,8 @@ down the longest fall), steep (steepest fall), slide (before the final climb) or
 median of the first three), times what was measured to be best for it, more for the peak of
 one-cycle than for a rate that stays. --verify trains a few epochs at rates around it under the
 schedule and takes the best, its neighbours having a say, or goes half-way to it where the rate
-is to stay. Where the loss shows no clear fall
-there is no suggestion, and the exit code is 1. --plot alone writes a file.
+is to stay. Where the loss shows no clear fall there is no suggestion, and the exit code is 1.
+--plot alone writes a file.
 FILE.py:CLASS is a module of your own: it is imported, which runs its code.
 Next: dlkit train with the same words and --lr; dlkit train --lr auto does both.
 """

@@ -8,8 +8,8 @@ they come, so that the whole can be made in slices: a call stops after --seconds
 the file alone. A rule's regret is (loss − best)/best and at most 2. dlkit's rates, verified or not, are trained; the
 loss at those of other rules is interpolated between the grid's in the logarithm of the rate, beyond the grid it is that
 of the grid's end. The rules of fastai, Lightning and torch-lr-finder are written here as they are there, with their own
-smoothing, on the batches' losses of each seed. "left out" is
-our rule with the constants that are best on the other tasks.
+smoothing, on the batches' losses of each seed. "left out" is our rule with the constants that are best on the other
+tasks.
 """
 
 import argparse
