@@ -44,7 +44,8 @@ PHOTOGRAPHS = ["--augment", "flip,crop:8", "--epochs", "12", "--batch-size", "16
     ("name", "words", "bound"),
     [
         ("digits", [], 0.98),
-        ("mnist10k-images-idx3-ubyte.gz", SMALL_NET.split(), 0.985),
+        # Without moved images .985 and .984 (seeds 0 and 1): a row of 2,000 more or less decides.
+        ("mnist10k-images-idx3-ubyte.gz", [*SMALL_NET.split(), "--augment", "crop:1"], 0.985),
         # 153 photographs validate, of which 54 % are bees: three standard errors above that.
         ("hymenoptera", PHOTOGRAPHS, 0.66),
     ],
