@@ -188,7 +188,7 @@ _JOB: dict[str, Any] = {
         str | None,
         typer.Option(metavar="char|byte|bpe:SIZE", help="What a token of a .txt or of --text COLUMN is.",
                      rich_help_panel=_TEXT,
-                     show_default="char"),
+                     show_default="char; of a column without NETWORK bpe:4000, with the extra [text]"),
     ],
     "context": Annotated[
         int | None,

@@ -10,7 +10,7 @@ from dlkit.core import console
 from dlkit.data import strict
 from dlkit.data.vocabulary import Vocabulary, fit_vocabulary, vocabulary_from_json
 
-VOCAB = "char"
+VOCAB, PIECES = "char", "bpe:4000"
 PAD = -1
 """Stands after a text's last token where others are longer; no token of a vocabulary."""
 EMPTY = "\n"

@@ -1,5 +1,6 @@
 """Text as numbers: characters, bytes, or byte-pair encoding, fitted on the training side alone."""
 
+import importlib.util
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -123,6 +124,11 @@ class BytePairs:
 
     def to_json(self) -> dict[str, Any]:
         return {"kind": self.kind, "model": json.loads(self.model)}
+
+
+def has_pairs() -> bool:
+    """Whether byte-pair encoding can be had here."""
+    return importlib.util.find_spec("tokenizers") is not None
 
 
 def _library() -> Any:

@@ -4,12 +4,19 @@ from dlkit.data import Schema
 
 
 def default_network(schema: Schema, outputs: int) -> tuple[str, str]:
-    """(short name, text) for rows of `schema`: a perceptron on embedded columns, a convolutional net for C×H×W, a
-    recurrent network for a column of text."""
+    """(short name, text) for rows of `schema`: a perceptron on embedded columns, a convolutional net for C×H×W; for a
+    column of text a bag of pieces of words, or a recurrent network where characters are read."""
     shape = schema.input_shape
     if schema.tokens:
-        return "gru", _reader(schema.tokens.size, outputs)
+        pieces = schema.tokens.vocabulary.kind == "bpe"
+        return ("bag", _bag(schema.tokens.size, outputs)) if pieces else ("gru", _reader(schema.tokens.size, outputs))
     return ("cnn", _cnn(shape[1:], outputs)) if len(shape) == 3 else ("mlp", _mlp(schema, outputs))
+
+
+def _bag(vocabulary: int, outputs: int) -> str:
+    """fastText (Joulin et al. 2017) on pieces of words: on texts by the thousand as good as a linear model of words and
+    n-grams, where what sees their order overfits."""
+    return f"embed:{vocabulary},64 dropout:0.5 select:mean linear:{outputs}"
 
 
 def _reader(vocabulary: int, outputs: int) -> str:

@@ -23,7 +23,7 @@ from dlkit.nn import device as devices
 from dlkit.nn import precision
 from dlkit.nn.columns import fit_edges
 from dlkit.nn.default import default_network
-from dlkit.nn.initial import initialise, place
+from dlkit.nn.initial import initialise_layers, initialise_tables
 from dlkit.nn.loader import Batches, Normalise, Sequences, at_once
 from dlkit.nn.objective import Objective, make_objective
 from dlkit.nn.own import Own, kind_of, open_own
@@ -73,10 +73,11 @@ class Job:
             heed(model, walk(self.graph, shape))
         for name, state in self.edges.items():
             model.get_submodule(name).load_state_dict(state, strict=False)
-        if self.schema.task in OF_TEXT and isinstance(self.graph, Graph):
-            initialise(model)
-        if kind_of(self.schema) != "numbers" and isinstance(self.graph, Graph):
-            place(model)
+        kind = kind_of(self.schema)
+        if kind != "numbers" and isinstance(self.graph, Graph):
+            initialise_tables(model, written=kind == "tokens")
+        if kind == "tokens" and isinstance(self.graph, Graph):
+            initialise_layers(model)
         self.start.apply(model)
         return model.to(memory_format=torch.channels_last) if len(shape) == 3 and not self.own else model
 

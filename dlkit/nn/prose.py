@@ -9,11 +9,11 @@ from dlkit.core.errors import DlkitError, bad_data
 from dlkit.core.graph import Step
 from dlkit.core.job import JobOptions
 from dlkit.core.sequence import Embed
-from dlkit.data import Dataset, Schema
+from dlkit.data import Dataset, Schema, vocabulary
 from dlkit.data.infer import as_text
 from dlkit.data.inherit import inherited
 from dlkit.data.schema import text_schema
-from dlkit.data.tokens import VOCAB, Tokens, fit_tokens
+from dlkit.data.tokens import PIECES, VOCAB, Tokens, fit_tokens
 from dlkit.nn.padding import check
 
 
@@ -29,12 +29,22 @@ def fit_prose(dataset: Dataset, rows: np.ndarray, column: str, options: JobOptio
         spare = known.size - known.vocabulary.size
         tokens = fit_tokens(texts, "", options.context or known.context, known.vocabulary, spare)
     else:
-        tokens = fit_tokens(texts, options.vocab or VOCAB, options.context)
+        tokens = fit_tokens(texts, options.vocab or _form(options), options.context)
     console.note(
         f"{column!r} alone is read: {tokens.context} tokens at most (--context), of a {tokens.vocabulary.kind} "
         f"vocabulary of {tokens.vocabulary.size}{f', that of {options.init_from}' if known else ''}"
     )
     return text_schema(dataset, rows, column, tokens)
+
+
+def _form(options: JobOptions) -> str:
+    """The vocabulary where --vocab names none: pieces of words for the default network, if the extra is there."""
+    if options.network or options.init_from:
+        return VOCAB
+    if vocabulary.has_pairs():
+        return PIECES
+    console.note("characters are read; of pieces of words a network learns more: pip install 'dlkit[text]'")
+    return VOCAB
 
 
 def check_reads(steps: Sequence[Step], tokens: Tokens) -> None:

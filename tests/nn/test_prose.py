@@ -3,6 +3,7 @@
 import csv
 import json
 import random
+import shutil
 
 import numpy as np
 import polars as pl
@@ -15,6 +16,7 @@ from torch.nn import functional as F
 from dlkit.core import spec
 from dlkit.core.errors import DlkitError
 from dlkit.core.graph import walk
+from dlkit.data import vocabulary
 from dlkit.data.schema import Schema
 from dlkit.data.tokens import PAD, Tokens, fit_tokens
 from dlkit.data.vocabulary import Bytes, Characters
@@ -188,11 +190,24 @@ def lines(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def reader(lines, tmp_path_factory):
-    """A run of the default network on those lines."""
+    """A run of the default network of characters on those lines."""
     from dlkit.cli import run
 
     out = tmp_path_factory.mktemp("prose") / "reader"
-    words = ["--text", "line", "--target", "label", "--epochs", "4", "--lr", "0.01", "--out", str(out)]
+    words = [
+        "--text",
+        "line",
+        "--target",
+        "label",
+        "--vocab",
+        "char",
+        "--epochs",
+        "4",
+        "--lr",
+        "0.01",
+        "--out",
+        str(out),
+    ]
     assert run(["train", str(lines), *words, "-q"]) == 0
     return out
 
@@ -204,6 +219,34 @@ def test_the_default_network_tells_forwards_from_backwards(inside, lines, reader
     assert scored["accuracy"] > 0.95 and scored["rows"] == 180
     best = max(json.loads(row)["accuracy"] for row in (reader / "metrics.jsonl").read_text().splitlines())
     assert scored["accuracy"] == pytest.approx(best) and last["accuracy"] > 0.9
+
+
+def test_without_a_network_pieces_of_words_are_read_and_rare_words_count(inside, tmp_path):
+    """A word in ten tells the class, and each that does stands in fifteen texts: nothing to learn by heart."""
+    pytest.importorskip("tokenizers")
+    draw = random.Random(0)
+    words = ["".join(draw.choice("abcdefghijkl") for _ in range(5)) for _ in range(340)]
+    rows = []
+    for i in range(600):
+        told = draw.choice(words[300 + 20 * (i % 2) : 320 + 20 * (i % 2)])
+        rows.append(" ".join(draw.sample([told, *draw.choices(words[:300], k=9)], 10)) + f",{'xy'[i % 2]}")
+    (tmp_path / "t.csv").write_text("said,label\n" + "\n".join(rows) + "\n")
+    ran = inside("train", "t.csv", "--text", "said", "--target", "label", "--out", "r", "-q")
+    assert ran.code == 0 and float(ran.out) > 0.82, ran
+    assert json.loads((tmp_path / "r" / "schema.json").read_text())["tokens"]["vocabulary"]["kind"] == "bpe"
+    for more in (["embed:99,8", "select:mean", "linear:2"], ["--vocab", "char"]):
+        assert inside("train", "t.csv", *more, "--text", "said", "--epochs", "1", "--out", "c", "-q").code == 0
+        assert json.loads((tmp_path / "c" / "schema.json").read_text())["tokens"]["vocabulary"]["kind"] == "char"
+        shutil.rmtree(tmp_path / "c")
+
+
+def test_without_the_extra_characters_are_read(inside, tmp_path, monkeypatch):
+    monkeypatch.setattr(vocabulary, "has_pairs", lambda: False)
+    (tmp_path / "t.csv").write_text("said,label\n" + "ab,x\nba,y\n" * 20)
+    ran = inside("train", "t.csv", "--text", "said", "--target", "label", "--epochs", "1", "--out", "r", "-q")
+    assert ran.code == 0, ran.err
+    config = json.loads((tmp_path / "r" / "config.json").read_text())
+    assert "gru" in config["network"]
 
 
 def test_predictions_do_not_hang_on_their_neighbours(inside, lines, reader, tmp_path):
@@ -228,7 +271,9 @@ def test_a_run_holds_its_vocabulary_and_unknown_letters_are_read(inside, reader,
 def test_the_vocabulary_is_that_of_the_training_side(inside, tmp_path):
     rows = [f"{'ab' * (i % 3 + 1)},{'xy'[i % 2]},train" for i in range(40)] + ["abzz,x,valid", "ba,y,valid"]
     (tmp_path / "t.csv").write_text("review,label,side\n" + "\n".join(rows) + "\n")
-    ran = inside("train", "t.csv", "--text", "review", "--split", "side", "--epochs", "1", "--out", "r", "-q")
+    ran = inside(
+        "train", "t.csv", "--text", "review", "--vocab", "char", "--split", "side", "--epochs", "1", "--out", "r", "-q"
+    )
     assert ran.code == 0, ran.err
     tokens = json.loads((tmp_path / "r" / "schema.json").read_text())["tokens"]
     assert tokens == {"context": 6, "vocabulary": {"kind": "char", "characters": "\nab"}}

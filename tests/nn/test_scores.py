@@ -1,7 +1,13 @@
 """What the defaults reach on real data. Real runs: slow."""
 
+import ast
 import json
+import random
+import re
+import sysconfig
+from pathlib import Path
 
+import polars as pl
 import pytest
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
@@ -71,3 +77,50 @@ def test_language_models_of_shakespeare(inside, shared, network, bound):
     ran = inside("train", str(shared("tinyshakespeare.txt")), *network, *words, "--json")
     assert ran.code == 0, ran.err
     assert json.loads(ran.out)["summary"]["best"] <= bound
+
+
+def speeches(text: str) -> list[tuple[str, str]]:
+    """What the five who speak most often say, and who says it."""
+    found = re.findall(r"(?m)^([A-Z][A-Za-z ]+):\n((?:.+\n)+)", text)
+    names = [name for name, _ in found]
+    most = sorted(set(names), key=lambda name: (-names.count(name), name))[:5]
+    return [(" ".join(said.split()), name) for name, said in found if name in most]
+
+
+def lines_of_python() -> list[tuple[str, str]]:
+    """Lines of the standard library: code, comments, and what stands in docstrings, 2,000 of each."""
+    kinds: dict[str, list[tuple[str, str]]] = {"code": [], "comment": [], "docstring": []}
+    documented = ast.FunctionDef | ast.ClassDef | ast.Module
+    for path in sorted(Path(sysconfig.get_paths()["stdlib"]).glob("*.py")):
+        source = path.read_text(encoding="utf-8", errors="replace")
+        nodes = [n for n in ast.walk(ast.parse(source)) if isinstance(n, documented) and ast.get_docstring(n)]
+        within = {i for n in nodes for i in range(n.body[0].lineno, n.body[0].end_lineno + 1)}
+        for i, line in enumerate(source.splitlines(), 1):
+            kind = "docstring" if i in within else "comment" if line.strip().startswith("#") else "code"
+            if len(words := line.strip(' #"')) > 20:
+                kinds[kind].append((words, kind))
+    return [row for rows in kinds.values() for row in random.Random(0).sample(rows, 2000)]
+
+
+@pytest.mark.parametrize("table", ["speeches", "python"])
+def test_texts_are_told_as_well_as_by_a_linear_model(inside, shared, tmp_path, table):
+    """The defaults against tf-idf and logistic regression, of words and of n-grams of letters, on the same rows."""
+    pytest.importorskip("tokenizers")
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+
+    rows = speeches(shared("tinyshakespeare.txt").read_text()) if table == "speeches" else lines_of_python()
+    random.Random(0).shuffle(rows)
+    sides = ["train" if i % 5 else "valid" for i in range(len(rows))]
+    frame = pl.DataFrame(rows, ["words", "label"], orient="row").with_columns(side=pl.Series(sides))
+    frame.write_csv(tmp_path / "t.csv")
+    ran = inside("train", "t.csv", "--text", "words", "--target", "label", "--split", "side", "--json")
+    assert ran.code == 0, ran.err
+    train, valid = (frame.filter(side=side) for side in ("train", "valid"))
+    linear = []
+    for vectors in (TfidfVectorizer(sublinear_tf=True), TfidfVectorizer(analyzer="char", ngram_range=(1, 3))):
+        model = make_pipeline(vectors, LogisticRegression(C=10, max_iter=2000)).fit(train["words"], train["label"])
+        linear.append(model.score(valid["words"], valid["label"]))
+    best = json.loads(ran.out)["summary"]["best"]
+    assert best >= max(linear) - 0.05, (best, linear)
