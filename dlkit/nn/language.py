@@ -17,7 +17,7 @@ from dlkit.data.texts import TextSchema
 from dlkit.nn import device as devices
 from dlkit.nn.masking import CHOSEN, Masked
 from dlkit.nn.objective import Objective
-from dlkit.nn.predictor import rebuild
+from dlkit.nn.predictor import rebuild, rows_at_once
 from dlkit.nn.ranks import Ranks, joined
 from dlkit.nn.text import LARGEST_BATCH
 from dlkit.nn.windows import Windows
@@ -54,8 +54,7 @@ def _scored(run: Run, source: str, reading: Reading, device: str, modules: Seque
     tokens = schema.vocabulary.encode(text)
     if len(tokens) < schema.context + 1:
         raise bad_data(f"{source}: {len(tokens)} tokens, where the context of {run.path} needs {schema.context + 1}")
-    batch = run.config.get("batch_size")
-    size = 4 * batch if isinstance(batch, int) and batch > 0 else LARGEST_BATCH
+    size = rows_at_once(run, LARGEST_BATCH)
     kind = Masked if schema.masked else Windows
     more = {"mask": schema.vocabulary.size, "seed": _seed(run)} if schema.masked else {}
     windows = kind(tokens, schema.context, size, where, **more)

@@ -3,6 +3,7 @@
 import shlex
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -133,16 +134,20 @@ def open_network(run: Run, device: str = "auto", views: tuple[View, ...] = (), m
         model = model.to(memory_format=torch.channels_last)
     if views and len(schema.input_shape) != 3:
         raise DlkitError(f"{run.path}: views are of images, and a row of its data is a table's")
-    batch = run.config.get("batch_size")
-    recipe = run.config.get("recipe")
-    recipe = recipe if isinstance(recipe, dict) else {}
-    parts = recipe.get("accumulate")
-    size = at_once(
-        batch if isinstance(batch, int) and batch > 0 else default_batch_size(1 << 20),
-        parts if isinstance(parts, int) and parts > 0 else 1,
-    )
-    objective = Objective(schema.task, len(schema.classes) or 1, name=str(recipe.get("loss") or ""))
+    objective = Objective(schema.task, len(schema.classes) or 1, name=str(_recipe(run).get("loss") or ""))
+    size = rows_at_once(run, default_batch_size(1 << 20))
     return Network(schema, model, objective, where, size, views or Network.views)
+
+
+def rows_at_once(run: Run, usual: int) -> int:
+    """How many rows there is room for at once, where the run was trained; `usual` is its batch where it says none."""
+    batch, parts = run.config.get("batch_size"), _recipe(run).get("accumulate")
+    return at_once(*(n if isinstance(n, int) and n > 0 else other for n, other in ((batch, usual), (parts, 1))))
+
+
+def _recipe(run: Run) -> dict[str, Any]:
+    recipe = run.config.get("recipe")
+    return recipe if isinstance(recipe, dict) else {}
 
 
 def rebuild(

@@ -53,7 +53,7 @@ def prepare_text(options: JobOptions, recipe: Recipe, ranks: Ranks = ALONE, shar
         mask = schema.vocabulary.size
         return Masked(tokens, schema.context, batch, device, mask, options.seed, ranks, moves)
 
-    train, valid = side(texts.train, size, moves=True), side(texts.valid, 4 * size, moves=False)
+    train, valid = side(texts.train, size, moves=True), side(texts.valid, size, moves=False)
     if not valid.count:
         raise bad_data(f"{options.data}: no token of the validation side is hidden", "a longer text, or more --valid")
     cut_steps(recipe, train)
