@@ -1,6 +1,7 @@
 """The options that spread a run over processes: the command starts itself so many times and waits for the end."""
 
 import inspect
+import os
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
@@ -12,6 +13,8 @@ from dlkit.core.keeping import Processes
 from dlkit.core.result import Result
 
 _PANEL = "Processes"
+_EACH = 8
+"""Processes for each processor, beyond which a machine is lost to everybody: each loads torch and holds the data."""
 
 Nproc = Annotated[
     int, typer.Option(min=1, help="Processes on this machine (torchrun for several).", rich_help_panel=_PANEL)
@@ -78,6 +81,9 @@ def _check(how: Processes, inputs: Sequence[str]) -> None:
         raise DlkitError("--nproc: torchrun has started the processes already", "leave --nproc out")
     if how.nproc > 1 and "-" in inputs:
         raise DlkitError("--nproc: several processes cannot share one standard input", "give a file")
+    cores = os.cpu_count() or 1
+    if how.nproc > _EACH * cores:
+        raise DlkitError(f"--nproc {how.nproc}: this machine has {cores} processors", f"at most {_EACH * cores}")
     if how.nproc == 1 and not peers.several():
         for flag, given in (("--shard", how.shard), ("--max-restarts", how.max_restarts)):
             if given:

@@ -121,6 +121,7 @@ def test_what_would_have_no_effect_is_refused(inside):
         (["iris", "--shard"], "--shard"),
         (["iris", "--max-restarts", "2"], "--max-restarts"),
         (["-", "--nproc", "2"], "standard input"),
+        (["iris", "--nproc", "100000"], "processors"),
     ):
         ran = inside("train", *words)
         assert (ran.code, ran.out) == (2, "") and said in ran.err
