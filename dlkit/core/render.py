@@ -32,7 +32,8 @@ def _write(result: Result, command: str, version: str, fmt: Format | None, quiet
     terminal = sys.stdout.isatty()
     if quiet:
         _drain(result.rows)
-        _put(exact(result.summary[result.headline]))
+        if result.summary[result.headline] is not None:  # no answer is no line
+            _put(exact(result.summary[result.headline]))
     elif result.text is not None and fmt is None:
         _put(result.text.rstrip("\n"))
     elif result.bare and fmt is None and not terminal:

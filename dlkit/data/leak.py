@@ -47,4 +47,5 @@ def correlates(values: pl.Series, labels: np.ndarray) -> bool:
     """Whether the target is the column times a constant plus a constant."""
     if values.dtype != pl.Float64 or values.null_count() or values.n_unique() < 2:
         return False
-    return bool(abs(np.corrcoef(values.to_numpy(), labels)[0, 1]) > SAME)
+    with np.errstate(all="ignore"):  # of huge values there is no correlation, and NaN is not above anything
+        return bool(abs(np.corrcoef(values.to_numpy(), labels)[0, 1]) > SAME)

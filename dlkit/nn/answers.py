@@ -212,7 +212,7 @@ def _sweeps(job: Job, search: Search, plot: str | None) -> Result:
         summary |= _verified(job, found, search.verify)
     if plot is not None and job.ranks.first:
         picture.sweeps(Path(plot), job, search, found, summary)
-    return _lrfind_result(job, found, summary)
+    return _lrfind_result(job, search, found, summary)
 
 
 def _verified(job: Job, found: Found, epochs: int) -> dict[str, Any]:
@@ -222,20 +222,24 @@ def _verified(job: Job, found: Found, epochs: int) -> dict[str, Any]:
     with console.progress(5 * each * epochs * len(job.train), "verifying") as bar:
         tried = finder.verify(job, found.suggestion, epochs, bar)
     for lr, value in tried:
-        console.note(f"{epochs} epochs at {lr:g}: validation loss {value:.4g}" + f", mean of {each}" * (each > 1))
+        console.note(
+            f"{epochs} epoch{'s' * (epochs > 1)} at {lr:g}: validation loss {value:.4g}"
+            + f", mean of {each}" * (each > 1)
+        )
     if min(loss for _, loss in tried) == float("inf"):
         raise DlkitError("every short run diverged", "try a lower --start", ExitCode.NO)
     runs = [{"lr": lr, "valid_loss": value} for lr, value in tried]
     lr = finder.chosen(tried, found.suggestion, job.recipe.schedule)
-    method = (
-        f"the best of {len(tried)} rates by {each * len(tried)} runs of {epochs} epochs, each seen with its neighbours"
-    )
+    length = f"{epochs} epoch{'s' * (epochs > 1)}"
+    method = f"the best of {len(tried)} rates by {each * len(tried)} runs of {length}, each seen with its neighbours"
+    if job.recipe.schedule == "constant":
+        method += ", and the sweeps' suggestion: their geometric mean"
     wider = replace(found, suggestion=lr, low=min(lr, found.low), high=max(lr, found.high))
     spread = {name: getattr(wider, name) for name in ("suggestion", "low", "high", "decades")}
     return spread | {"method": method, "verified": runs}
 
 
-def _lrfind_result(job: Job, found: Found, summary: dict[str, Any]) -> Result:
+def _lrfind_result(job: Job, search: Search, found: Found, summary: dict[str, Any]) -> Result:
     curve, names = found.curve, ("lr", "loss", "valid_loss", "smoothed")
     columns = [Column("step", "int"), *(Column(name, "float") for name in names)]
     points = zip(count(1), curve.lrs, curve.losses, curve.valid_losses, curve.smoothed)
@@ -244,12 +248,11 @@ def _lrfind_result(job: Job, found: Found, summary: dict[str, Any]) -> Result:
     facts += [Column("method")]
     suggestion = summary["suggestion"]
     words = " ".join(part for part in (job.options.words(), job.recipe.words()) if part)
-    notes = (
-        [f"next: dlkit train {words} --lr {suggestion:g}"]
-        if suggestion is not None
-        else [f"{finder.UNCLEAR}; try more --steps or a wider range"]
-    )
-    result = Result(columns, rows, summary, "suggestion", facts, notes=notes, ok=suggestion is not None)
+    result = Result(columns, rows, summary, "suggestion", facts, ok=suggestion is not None)
+    if suggestion is None:
+        result.warnings = [finder.unclear(search, found)]
+    else:
+        result.notes = [f"next: dlkit train {words} --lr {suggestion:g}"]
     if len(rows) > 1:
         result.drawing = lambda width: draw.curve(
             curve.lrs, curve.smoothed, width, mark=suggestion, x_title="learning rate", y_title="held-out loss"

@@ -15,6 +15,7 @@ from dlkit.core.job import JobOptions
 from dlkit.core.layers import Shape, show
 from dlkit.core.reading import MULTI_LABEL, OF_TEXT
 from dlkit.core.recipe import Recipe
+from dlkit.core.sequence import Embed
 from dlkit.data import Dataset, Schema, fit_schema, hold_out, load
 from dlkit.data.announce import announce
 from dlkit.data.labels import one_sided
@@ -202,6 +203,11 @@ def _check_fit(net: spec.Network, schema: Schema, outputs: int, dataset: Dataset
     steps = walk(net.graph, shape)
     if schema.tokens:
         check_reads(steps, schema.tokens)
+    elif reads := next((step for step in steps if isinstance(step.layer, Embed)), None):
+        message = f"{reads.name} ({reads.text}) reads tokens, and a row of {dataset.name} is {show(shape)} numbers"
+        raise DlkitError(
+            message, "a column of text is named by --text COLUMN; columns of numbers begin with 'columns:16'"
+        )
     output = steps[-1].output
     if output != (outputs,):
         pools = "'select:mean'" if schema.tokens else "'flatten' or 'gap'"

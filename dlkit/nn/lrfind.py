@@ -164,6 +164,14 @@ def search_all(job: Job, search: Search, bar: Bar) -> Found:
     return combine(sweeps, job.recipe.optimizer, job.recipe.schedule, search.rule)
 
 
+def unclear(search: Search, found: Found) -> str:
+    """That there is no suggestion, and what to try: a sweep may have run away before there was anything to see."""
+    ends = [sweep.lrs[-1] if sweep.lrs else search.start for sweep in found.sweeps if len(sweep.lrs) < 6 * TRIM]
+    if ends:
+        return f"no clear minimum: the loss ran away at a rate of {max(ends):.2g}; try a lower --end, or --start"
+    return f"{UNCLEAR}; try more --steps or a wider range"
+
+
 def settle(job: Job, bar: Bar) -> tuple[Job, Found]:
     """`--lr auto`: the job with the rate that `dlkit lrfind` suggests for it. No clear minimum: exit code 1."""
     found = search_all(job, Search(), bar)

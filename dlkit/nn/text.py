@@ -103,6 +103,8 @@ def _network(options: JobOptions, schema: TextSchema) -> tuple[str, Network, Tex
     if net.input is not None and net.input != schema.input_shape and options.network:
         context = schema.context
         hint = f"--context {net.input[0]}, or a network for {context} tokens"
+        if len(net.input) > 1:
+            hint = "a text is read by gpt, bert or a network that begins with 'embed'"
         raise DlkitError(f"the network says its input is {show(net.input)}; the context is {context} tokens", hint)
     if looks_ahead(walk(net.graph, schema.input_shape)[-1].field):
         schema = replace(schema, masked=True)

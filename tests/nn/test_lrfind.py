@@ -139,6 +139,23 @@ def test_a_linear_sweep(inside):
     assert steps == pytest.approx(0.099 / 49)
 
 
+def test_a_sweep_that_ran_away_says_so_with_q_too(inside):
+    ran = inside("lrfind", "iris", "--spacing", "linear", "--seeds", "1", "-q")
+    assert (ran.code, ran.out) == (1, "") and "ran away" in ran.err and "--end" in ran.err
+
+
+def test_where_the_rate_stays_the_method_says_what_the_answer_is(inside):
+    words = ["iris", "--schedule", "constant", "--seeds", "1", "--verify", "1", "--json"]
+    summary = json.loads(inside("lrfind", *words).out)["summary"]
+    assert "geometric mean" in summary["method"] and "of 1 epoch," in summary["method"]
+
+
+@pytest.mark.parametrize("words", [["iris", "bert"], ["wine", "embed:10,4", "select:mean", "linear:3"]])
+def test_a_network_of_tokens_is_refused_for_a_table(inside, words):
+    ran = inside("lrfind", *words)
+    assert (ran.code, ran.out) == (2, "") and "reads tokens" in ran.err and "--text" in ran.err
+
+
 def test_auto_without_a_minimum_is_an_error(inside, tmp_path):
     rng = np.random.default_rng(0)
     np.savez(tmp_path / "noise.npz", X=rng.normal(size=(4000, 3)), y=rng.integers(0, 2, 4000))
