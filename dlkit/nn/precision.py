@@ -1,5 +1,6 @@
 """Number formats: what runs in which, and loss scaling where gradients would underflow."""
 
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -27,7 +28,7 @@ def set_matmul(precision: str) -> None:
 def autocast(precision: str, device: str) -> Any:
     """Matrix products and convolutions in 16 bits, the rest and the weights in 32 (S160-S162). Re-entrant."""
     kind = _AUTOCAST.get(precision)
-    return torch.autocast(device, dtype=kind or torch.bfloat16, enabled=kind is not None)
+    return torch.autocast(device, dtype=kind) if kind else nullcontext()
 
 
 def scaler(precision: str, device: str) -> torch.amp.GradScaler:

@@ -80,8 +80,8 @@ class Stepper:
         if self.scaler.is_enabled():
             for optimizer in self.optimizers:
                 self.scaler.unscale_(optimizer)
-        bad = self._regularise(loss)
-        return self._update_scaled(bad, loss) if self.scaler.is_enabled() else self._update(bad, loss)
+        fault = self._regularise(loss)
+        return self._update_scaled(fault, loss) if self.scaler.is_enabled() else self._update(fault, loss)
 
     def _gradients(self, batch: Batch, drawn: int | None) -> Tensor:
         """Gradients of the batch's mean loss, in ever smaller micro-batches while memory does not suffice.
@@ -206,7 +206,7 @@ class Stepper:
         return loss * torch.where(torch.isfinite(loss.detach()), float(self.ranks.world), torch.nan)
 
     def _regularise(self, loss: Tensor) -> Tensor:
-        """L1 and clipping on the gradients as they are; whether anything is not finite, as a flag on the device."""
+        """L1 and clipping on the gradients as they are; on the device 0, or NaN where anything is not finite."""
         gradients = [own(p.grad) for p in self.parameters if p.grad is not None]
         if self.recipe.l1:
             weights = [p for p in self.penalised if p.grad is not None]
@@ -217,38 +217,39 @@ class Stepper:
         if self.shard:
             norms = [over_shards(norms)]
         if self.recipe.clip is None:
-            return ~torch.isfinite(torch.stack([loss, *norms]).sum())
+            total = torch.stack([loss, *norms]).sum()
+            return total - total
         norm = torch.linalg.vector_norm(torch.stack(norms))
         # As clip_grad_norm_, which would make NaN of an infinite gradient: here such a step is not taken at all.
         torch._foreach_mul_(gradients, (self.recipe.clip / (norm + 1e-6)).clamp(max=1.0))
-        return ~torch.isfinite(loss + norm)
+        total = loss + norm
+        return total - total
 
-    def _update(self, bad: Tensor, loss: Tensor) -> Tensor:
-        self._flag(bad)
-        if self.fused or not bad.item():
+    def _update(self, fault: Tensor, loss: Tensor) -> Tensor:
+        self._flag(fault)
+        if self.fused or fault.item() == 0:
             self._step()
         self.clear()
-        return torch.where(bad, torch.nan, loss)
+        return loss + fault
 
-    def _update_scaled(self, bad: Tensor, loss: Tensor) -> Tensor:
+    def _update_scaled(self, fault: Tensor, loss: Tensor) -> Tensor:
         """With loss scaling a gradient that is not finite only asks for a smaller scale, until there is none left."""
-        self._flag(bad)
-        skips = bool(bad.item())
+        self._flag(fault)
+        skips = fault.item() != 0
         if skips:
             self.skipped += 1
         else:
             self._step()
         self.scaler.update()
         self.clear()
-        lost = (
-            skips and self.scaler.get_scale() < LEAST_SCALE
-        )  # asked for only then: each question waits for the device
+        # The scale is asked for only then: each question waits for the device.
+        lost = skips and self.scaler.get_scale() < LEAST_SCALE
         return torch.full_like(loss, torch.nan) if lost else loss
 
-    def _flag(self, bad: Tensor) -> None:
+    def _flag(self, fault: Tensor) -> None:
         """Tell fused optimisers whether to leave the step out; what the last one was told would stand otherwise."""
         for optimizer in self.optimizers if self.fused else ():
-            optimizer.found_inf = bad.to(torch.float32)  # type: ignore[attr-defined]
+            optimizer.found_inf = (fault != 0).to(torch.float32)  # type: ignore[attr-defined]
 
     def _step(self) -> None:
         for optimizer in self.optimizers:
