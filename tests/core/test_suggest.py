@@ -1,19 +1,32 @@
 """The rules of the finder, on curves whose answers are known."""
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
 
-from dlkit.core.suggest import Sweep, combine, peak, suggest
+from dlkit.core.suggest import SMOOTHING, Sweep, averaged, combine, peak, suggest
 
 
 def curve(loss, steps: int = 150, start: float = 1e-6, end: float = 10.0, noise: float = 0.0, seed: int = 0) -> Sweep:
-    """A sweep whose smoothed loss is loss(log10 lr), with scatter in the single losses."""
+    """A sweep whose smoothed held-out loss is loss(log10 lr), and that of its batches too but for their scatter."""
     lrs = [start * (end / start) ** (i / (steps - 1)) for i in range(steps)]
     smooth = [loss(math.log10(lr)) for lr in lrs]
     scatter = np.random.default_rng(seed).normal(0, noise, steps) if noise else np.zeros(steps)
-    return Sweep(lrs, [float(a + b) for a, b in zip(smooth, scatter, strict=True)], smooth)
+    return Sweep(lrs, [float(a + b) for a, b in zip(smooth, scatter, strict=True)], rough(smooth))
+
+
+def rough(smooth: list[float]) -> list[float]:
+    """What has these for its moving averages."""
+    sums = [value * (1 - SMOOTHING**i) for i, value in enumerate(smooth, 1)]
+    return [(now - SMOOTHING * before) / (1 - SMOOTHING) for before, now in pairwise([0.0, *sums])]
+
+
+def test_the_moving_average_is_corrected_for_its_start():
+    assert averaged([3.0, 3.0, 3.0]) == pytest.approx([3, 3, 3])
+    assert averaged([1.0, 2.0]) == pytest.approx([1, (0.8 * 0.2 * 1 + 0.2 * 2) / (1 - 0.8**2)])
+    assert curve(bowl).smoothed == pytest.approx([bowl(x) for x in np.linspace(-6, 1, 150)])
 
 
 def bowl(x: float) -> float:
